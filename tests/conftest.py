@@ -1,0 +1,64 @@
+"""One private, real Redis server for the whole session, emptied between tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from visionpipe.redis_server import RedisServer, find_server
+from visionpipe.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for unix sockets; pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="vpt"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_redis(folder: Path, *, options: tuple[str, ...] = ("--appendonly", "no")) -> RedisServer:
+    """Start a server in an existing folder and wait until it serves."""
+    server = RedisServer(find_server(), folder / "s.sock", folder, options=options)
+    server.start()
+    assert server.wait_ready(20), server.log_tail()
+    return server
+
+
+@pytest.fixture(scope="session")
+def _session_redis(short_folder: Path) -> Iterator[RedisServer]:
+    folder = short_folder / "shared"
+    folder.mkdir()
+    server = start_redis(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(_session_redis: RedisServer) -> Iterator[str]:
+    """URL of a real, empty Redis that is shared with no other test while this one runs."""
+    with redis.Redis.from_url(_session_redis.url) as connection:
+        connection.flushall()
+        connection.script_flush()
+        yield _session_redis.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A server of the test's own, with an append-only file, to kill and start again."""
+    folder = Path(tempfile.mkdtemp(prefix="vpr"))
+    server = start_redis(folder, options=("--appendonly", "yes", "--appendfsync", "everysec"))
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    """Settings at the speed of tests, on the session's Redis."""
+    return Settings(redis_url=redis_url, data_dir=tmp_path / "data", lease_s=2, renew_s=0.4, sweep_s=0.3, drain_s=10)
