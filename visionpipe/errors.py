@@ -8,6 +8,8 @@ VisionPipeError
 │   ├── UnknownModelError         unknown_model
 │   ├── UnknownJobError           unknown_job
 │   ├── JobConflictError          job_conflict
+│   ├── RunConflictError          run_conflict
+│   ├── RunLockedError            run_locked
 │   └── ImageError                about one image
 │       ├── InvalidImageError         invalid_image
 │       │   ├── UnsupportedImageError     unsupported_image
@@ -34,6 +36,7 @@ VisionPipeError
     ├── EmbeddedRedisError        embedded_redis
     ├── SettingsError             invalid_settings
     ├── ModelLoadError            model_load_failed
+    ├── LedgerError               ledger_failed
     └── NameClashError            name_clash
 
 A message says what was expected, what came, and what to do.
@@ -114,6 +117,20 @@ class JobConflictError(RequestError):
     """The job id is taken by a different request."""
 
     code = "job_conflict"
+    http_status = 409
+
+
+class RunConflictError(RequestError):
+    """The output folder holds a run of another folder, task, model or options."""
+
+    code = "run_conflict"
+    http_status = 409
+
+
+class RunLockedError(RequestError):
+    """Another process is writing to the output folder."""
+
+    code = "run_locked"
     http_status = 409
 
 
@@ -295,6 +312,12 @@ class ModelLoadError(ServiceError):
     """A model's card, code or weights cannot be loaded."""
 
     code = "model_load_failed"
+
+
+class LedgerError(ServiceError):
+    """The ledger of a folder run cannot be read or written."""
+
+    code = "ledger_failed"
 
 
 class NameClashError(ServiceError):
