@@ -1,0 +1,151 @@
+"""Files by reference: named folders that client and workers both mount, and files of the client's own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from visionpipe.errors import ImageChangedError, ImageNotFoundError, ImageTooLargeError, UnknownMediaRootError
+from visionpipe.schemas.images import MediaImage
+
+# Without O_NONBLOCK, opening a FIFO that nobody writes to would hang the thread for ever.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = getattr(os, "O_DIRECTORY", 0)
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """Read a file of the client's own; symbolic links are followed.
+
+    Raises:
+        ImageNotFoundError: It is missing, unreadable or no regular file.
+        ImageTooLargeError: It has more than ``max_bytes`` bytes.
+        ImageChangedError: It was written to while it was read.
+    """
+    try:
+        fd = os.open(path, _READ)
+    except (OSError, ValueError) as error:
+        raise ImageNotFoundError(f"{os.fspath(path)!r} cannot be opened: {_reason(error)}") from error
+    try:
+        return _read_all(fd, repr(os.fspath(path)), max_bytes)
+    finally:
+        os.close(fd)
+
+
+class MediaRoots:
+    """The media roots that this process mounts: makes references to files below them, and reads them.
+
+    Args:
+        roots: Name → folder.
+    """
+
+    def __init__(self, roots: Mapping[str, Path]) -> None:
+        self._roots = {name: Path(root).expanduser() for name, root in roots.items()}
+        self._real = {name: Path(os.path.realpath(root)) for name, root in self._roots.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The names, sorted."""
+        return sorted(self._roots)
+
+    def reference(self, path: Path, *, name: str | None = None) -> MediaImage | None:
+        """Name a file by root and relative path; ``None`` when it lies below no root or its name is not UTF-8.
+
+        Raises:
+            ImageNotFoundError: The file is missing or is no regular file.
+        """
+        # A worker follows no links below a root, so the reference must not contain any.
+        real = Path(os.path.realpath(path))
+        inside = [(root, folder) for root, folder in self._real.items() if real.is_relative_to(folder)]
+        if not inside:
+            return None
+        root, folder = max(inside, key=lambda pair: len(pair[1].parts))
+        relative = real.relative_to(folder).as_posix()
+        if not _is_text(relative) or len(relative) > 4096:
+            return None
+        try:
+            status = real.stat()
+        except OSError as error:
+            raise ImageNotFoundError(f"{os.fspath(path)!r} cannot be opened: {_reason(error)}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageNotFoundError(f"{os.fspath(path)!r} is not a regular file")
+        return MediaImage(root=root, path=relative, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, name=name)
+
+    def read(self, ref: MediaImage, *, max_bytes: int) -> bytes:
+        """Read a referenced file, following no symbolic link below the root.
+
+        Raises:
+            UnknownMediaRootError: The root is not mounted here, or the path leaves it.
+            ImageNotFoundError: The file is missing, unreadable or no regular file.
+            ImageTooLargeError: It has more than ``max_bytes`` bytes.
+            ImageChangedError: Size or modification time are not the submitted ones.
+        """
+        root = self._roots.get(ref.root)
+        if root is None:
+            raise UnknownMediaRootError(
+                f"media root {ref.root!r} is not mounted by this worker; it mounts {self.names or 'none'}",
+                root=ref.root,
+            )
+        shown = f"{ref.path!r} below media root {ref.root!r}"
+        fd = _open_below(root, ref.path, shown)
+        try:
+            return _read_all(fd, shown, max_bytes, (ref.size_bytes, ref.mtime_ns))
+        finally:
+            os.close(fd)
+
+
+def _open_below(root: Path, relative: str, shown: str) -> int:
+    parts = relative.split("/")
+    if "\0" in relative or any(part in ("", ".", "..") for part in parts):
+        raise UnknownMediaRootError(f"{shown} is not a plain relative path; it must not leave its root")
+    try:
+        fd = os.open(root, _READ | _FOLDER)
+        for depth, part in enumerate(parts, start=1):
+            flags = _READ | _NOFOLLOW | (_FOLDER if depth < len(parts) else 0)
+            parent, fd = fd, -1
+            try:
+                fd = os.open(part, flags, dir_fd=parent)
+            finally:
+                os.close(parent)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnknownMediaRootError(f"{shown} is a symbolic link; workers follow none below a root") from error
+        raise ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}") from error
+    return fd
+
+
+def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | None = None) -> bytes:
+    before = os.fstat(fd)
+    if not stat.S_ISREG(before.st_mode):
+        raise ImageNotFoundError(f"{shown} is not a regular file")
+    found = (before.st_size, before.st_mtime_ns)
+    if expected is not None and found != expected:
+        raise ImageChangedError(
+            f"{shown} has changed since it was submitted: size and mtime_ns were {expected}, are {found}"
+        )
+    if before.st_size > max_bytes:
+        raise ImageTooLargeError(f"{shown} has {before.st_size} bytes; the limit is {max_bytes}", limit=max_bytes)
+    try:
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(before.st_size + 1)
+    except OSError as error:
+        raise ImageNotFoundError(f"{shown} cannot be read: {_reason(error)}") from error
+    after = os.fstat(fd)
+    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != found:
+        raise ImageChangedError(f"{shown} was written to while it was read")
+    return data
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
