@@ -1,0 +1,22 @@
+-- ARGV: job, worker, token, lease_ms, model info (JSON). A repeated claim with the same token is the same claim.
+local job, worker, token = ARGV[1], ARGV[2], ARGV[3]
+local key, now = 'vp:job:' .. job, now_ms()
+local record = load_job(job)
+if record.state == 'queued' then
+  if record.deadline_at and tonumber(record.deadline_at) <= now then
+    end_job(job, record, 'expired', error_json('deadline_exceeded', 'The deadline passed before a worker was free.'), now)
+    return {'expired'}
+  end
+  leave_queue(job, record)
+  redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), remaining(record))
+  redis.call('HSET', key, 'state', 'running', 'token', token, 'worker', worker, 'started_at', now, 'touched_at', now,
+    'model_info', ARGV[5])
+  redis.call('ZADD', 'vp:leases', now + ARGV[4], job)
+  redis.call('SADD', 'vp:holds:' .. worker, job)
+elseif not (record.state == 'running' and record.token == token) then
+  return {record.state or 'unknown'}
+end
+local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane')
+local left = full.deadline_at and tonumber(full.deadline_at) - now or ''
+return {'claimed', full.request, full.lane, tonumber(full.attempts), now - tonumber(full.submitted_at), tostring(left),
+        redis.call('HKEYS', 'vp:items:' .. job)}

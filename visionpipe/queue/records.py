@@ -1,0 +1,152 @@
+"""What the scripts' answers become."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from visionpipe.schemas.base import Schema
+from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
+
+
+class Submitted(NamedTuple):
+    """What became of a submission."""
+
+    created: bool
+    """False when the job was there already."""
+    state: JobState
+    """Where it is."""
+
+
+class Claim(NamedTuple):
+    """A job that this worker now holds."""
+
+    job: str
+    token: str
+    request: bytes
+    """The request, as JSON."""
+    lane: Lane
+    attempts: int
+    """Workers lost while they held it; above 0 its images run one by one."""
+    waited_ms: float
+    """From submission to this claim."""
+    left_ms: float | None
+    """Until the deadline; none without one."""
+    finished: frozenset[int]
+    """Items that have an outcome from an earlier attempt."""
+
+
+class RawEnvelope(NamedTuple):
+    """A job's record and items, not yet parsed."""
+
+    record: JobRecord
+    model: ModelInfo | None
+    items: list[bytes]
+    """JSON of each item that has an outcome, by index."""
+
+
+class Swept(NamedTuple):
+    """What a sweep mended."""
+
+    lapsed: int
+    """Jobs whose lease had run out."""
+    expired: int
+    """Jobs whose deadline had passed."""
+    reticketed: int
+    """Lost tickets written again."""
+
+
+class QueueStatus(Schema):
+    """One lane of one model."""
+
+    target: str
+    """``name`` or ``name@digest``."""
+    lane: Lane
+    """Which lane."""
+    queued_jobs: int = Field(ge=0)
+    """Jobs waiting."""
+    queued_items: int
+    """Images waiting."""
+    running_items: int
+    """Images claimed and without an outcome."""
+    oldest_wait_s: float | None = None
+    """How long the oldest waiting job has waited."""
+
+
+class Accounts(Schema):
+    """Every item ever submitted to a model, by how it ended."""
+
+    submitted: int = 0
+    """Items accepted into the queue."""
+    done: int = 0
+    """Items with a result."""
+    failed: int = 0
+    """Items with an error."""
+    cancelled: int = 0
+    """Items without an outcome when their job was cancelled."""
+    expired: int = 0
+    """Items without an outcome when their job expired."""
+
+    @property
+    def open(self) -> int:
+        """Items still queued or running."""
+        return self.submitted - self.done - self.failed - self.cancelled - self.expired
+
+
+def pairs(flat: list[bytes]) -> dict[str, bytes]:
+    """Read Redis' flat field-value list."""
+    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+def job_record(job: str, flat: list[bytes]) -> JobRecord | None:
+    """Read a job's hash; an empty one means there is no such job."""
+    field = pairs(flat)
+    if "state" not in field:
+        return None
+
+    def seconds(name: str) -> float | None:
+        return float(field[name]) / 1000 if name in field else None
+
+    return JobRecord(
+        job=job,
+        task=field["task"].decode(),
+        model=field["model"].decode(),
+        lane=Lane(field["lane"].decode()),
+        state=JobState(field["state"].decode()),
+        total=int(field["total"]),
+        finished=int(field["finished"]),
+        attempts=int(field["attempts"]),
+        submitted_at=float(field["submitted_at"]) / 1000,
+        started_at=seconds("started_at"),
+        ended_at=seconds("ended_at"),
+        deadline_at=seconds("deadline_at"),
+        worker=field["worker"].decode() if "worker" in field else None,
+        cancel_requested=field.get("cancel") == b"1",
+        progress=Progress.model_validate_json(field["progress"]) if "progress" in field else None,
+        error=ErrorInfo.model_validate_json(field["error"]) if "error" in field else None,
+    )
+
+
+def raw_envelope(job: str, answer: list[list[bytes]]) -> RawEnvelope | None:
+    """Read the answer of ``envelope.lua``."""
+    record = job_record(job, answer[0])
+    if record is None:
+        return None
+    told = pairs(answer[0]).get("model_info")
+    items = pairs(answer[1])
+    return RawEnvelope(
+        record,
+        ModelInfo.model_validate_json(told) if told else None,
+        [items[index] for index in sorted(items, key=int)],
+    )
+
+
+def worker_records(answer: list[bytes]) -> list[WorkerRecord]:
+    """Read the answer of ``workers.lua``; the beat is written by Redis' clock."""
+    found = []
+    for i in range(0, len(answer), 2):
+        told: dict[str, Any] = json.loads(answer[i])
+        found.append(WorkerRecord.model_validate_json(json.dumps({**told, "beat_at": float(answer[i + 1]) / 1000})))
+    return sorted(found, key=lambda record: (record.model, record.worker))
