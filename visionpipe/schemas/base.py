@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Ids go into Redis keys and JSON without escaping."""
@@ -18,16 +18,27 @@ ModelTarget = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,
 JobId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 """A job's id."""
 
+Score = Annotated[float, Field(ge=0, le=1)]
+"""A probability."""
+
+ClassRef = Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=256)]
+"""A class of the model: its index, or its label."""
+
 
 class Schema(BaseModel):
-    """Base of everything that crosses the wire: unknown fields refused, immutable, attribute docs in JSON Schema."""
+    """Base of everything that crosses the wire.
+
+    Unknown fields, NaN and infinity are refused, so that any JSON reader can read what we write; values are immutable;
+    the docstring under each field goes into the JSON Schema.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         strict=True,
         use_attribute_docstrings=True,
+        allow_inf_nan=False,
         ser_json_bytes="base64",
         val_json_bytes="base64",
-        ser_json_inf_nan="constants",
+        ser_json_inf_nan="null",
     )

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field
 
 from visionpipe.schemas.base import JobId, ModelTarget, Name, Schema
-from visionpipe.schemas.results import Result
+from visionpipe.schemas.images import ArtifactRef
+from visionpipe.schemas.results.base import Result
 
 
 class Lane(StrEnum):
@@ -43,7 +44,7 @@ class ErrorInfo(Schema):
     """What was expected, what came, what to do."""
     retryable: bool = False
     """Whether the same request may succeed later, unchanged."""
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = Field(default_factory=dict)
     """Facts that go with the error."""
 
 
@@ -113,8 +114,12 @@ class Progress(Schema):
     """Items or steps in all; 0 when unknown."""
     note: str = ""
     """One line for people."""
-    details: dict[str, Any] = {}
-    """Task-specific facts, such as a loss curve or the key of a preview artifact."""
+    eta_s: float | None = Field(default=None, ge=0)
+    """Estimated seconds to go, from the measured cost of a step; absent when unknown."""
+    preview: ArtifactRef | None = None
+    """A picture of the best so far."""
+    details: dict[str, Any] = Field(default_factory=dict)
+    """Task-specific facts, such as a loss curve."""
 
 
 class Envelope(Schema, Generic[ResultT]):
@@ -190,7 +195,7 @@ class WorkerRecord(Schema):
     """``fp32``, ``bf16`` or ``fp16``."""
     lanes: list[Lane]
     """The lanes it takes from."""
-    media_roots: list[str] = []
+    media_roots: list[str] = Field(default_factory=list)
     """Names of the media roots it mounts."""
     max_batch: int = Field(ge=1)
     """Largest micro-batch."""

@@ -1,0 +1,38 @@
+"""Points, boxes and masks; always in pixels of the original image after EXIF orientation, origin top left."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from visionpipe.schemas.base import Schema
+
+PointXy = tuple[float, float]
+"""``(x, y)``; x grows to the right, y downwards."""
+
+SizeWh = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""``(width, height)``."""
+
+
+def _ordered(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"a box is (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, not {box}")
+    return box
+
+
+BoxXyxy = Annotated[tuple[float, float, float, float], AfterValidator(_ordered)]
+"""``(x1, y1, x2, y2)``: left, top, right, bottom."""
+
+QuadXy = tuple[PointXy, PointXy, PointXy, PointXy]
+"""The corners that become top left, top right, bottom right and bottom left, in this order."""
+
+
+class Rle(Schema):
+    """A binary mask as COCO's compressed run-length encoding: pycocotools' ``{"size": size_hw, "counts": counts}``."""
+
+    size_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """Height and width of the mask: those of the original image."""
+    counts: str
+    """COCO's compressed counts, column by column, as ASCII."""

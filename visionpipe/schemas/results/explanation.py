@@ -1,0 +1,130 @@
+"""Which pixels speak for a class, and how far to trust that."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from visionpipe.schemas.base import Schema, Score
+from visionpipe.schemas.images import ArtifactRef
+from visionpipe.schemas.results.base import ClassScore, Result, StopReason
+
+Correlation = Annotated[float, Field(ge=-1, le=1)]
+"""A correlation, or SSIM: 1 means the same, 0 unrelated."""
+
+
+class SegmentWeight(Schema):
+    """What one superpixel adds to the class."""
+
+    segment: int = Field(ge=0)
+    """Its pixels' value in the segmentation."""
+    weight: float
+    """Change of the class's output when it is shown instead of the baseline."""
+    standard_error: float | None = Field(default=None, ge=0)
+    """Of the weight, from the samples."""
+
+
+class Completeness(Schema):
+    """Whether the attributions add up to what they explain."""
+
+    attribution_sum: float
+    """Sum of the attributions."""
+    output_difference: float
+    """f(image) - f(baseline), for the explained class."""
+    error: float = Field(ge=0)
+    """|sum - difference| / |difference|."""
+
+
+class Curve(Schema):
+    """The class's probability while pixels are removed or shown, the most important first."""
+
+    fractions: list[Score]
+    """Share of the pixels changed, rising from 0 to 1."""
+    scores: list[Score]
+    """The class's probability at each share."""
+    auc: Score
+    """Area under the curve."""
+
+    @model_validator(mode="after")
+    def _one_score_per_fraction(self) -> Curve:
+        if len(self.fractions) != len(self.scores):
+            raise ValueError(f"{len(self.fractions)} fractions, but {len(self.scores)} scores")
+        return self
+
+
+class Curves(Schema):
+    """How faithful the ranking of the pixels is."""
+
+    deletion: Curve
+    """Pixels replaced by the baseline; a good explanation falls fast: small area."""
+    insertion: Curve
+    """Pixels put back onto the baseline; a good explanation rises fast: large area."""
+
+
+class SanityDepth(Schema):
+    """The attribution after randomizing the layers from the last down to one."""
+
+    layer: str
+    """The last layer randomized, by its dotted name."""
+    rank_correlation: Correlation
+    """Spearman's, with the attribution of the trained network."""
+    rank_correlation_abs: Correlation
+    """The same of the absolute values."""
+    ssim: Correlation
+    """Structural similarity of the two maps."""
+
+
+class SanityReport(Schema):
+    """Whether the method depends on what the network has learnt (Adebayo et al., 2018)."""
+
+    depths: list[SanityDepth] = Field(min_length=1)
+    """From the last layer to the first."""
+    verdict: Literal["passes", "fails", "inconclusive"]
+    """A method fails whose map stays alike however much of the network is random."""
+    reason: str
+    """The verdict in words, with its numbers."""
+    strip: ArtifactRef
+    """PNG with the maps side by side, as in the paper's figure 2."""
+
+
+class Attribution(Schema):
+    """The explanation of one class."""
+
+    target: ClassScore
+    """The class, with its probability for the image."""
+    attribution: ArtifactRef
+    """``.npy`` of shape (H, W) of the original image, float32, signed: positive speaks for the class."""
+    overlay: ArtifactRef | None = None
+    """PNG of the attribution over the image, when asked for."""
+    segments: list[SegmentWeight] | None = None
+    """The superpixels' weights, strongest first; LIME and KernelSHAP."""
+    completeness: Completeness | None = None
+    """Of the methods that promise it: integrated gradients, KernelSHAP, GradientSHAP."""
+    surrogate_r2: float | None = Field(default=None, le=1)
+    """How well LIME's linear surrogate fits its samples; 1 is perfect."""
+    standard_error: float | None = Field(default=None, ge=0)
+    """Of sampled methods: mean standard error of the attribution, as a share of its largest absolute value."""
+    curves: Curves | None = None
+    """Deletion and insertion, when asked for."""
+    sanity: SanityReport | None = None
+    """The test of the method itself, when asked for."""
+
+
+class ExplanationResult(Result):
+    """One attribution per class asked for."""
+
+    task: Literal["explanation"] = "explanation"
+    """Selects this result."""
+    method: str
+    """How the attributions were made."""
+    attributions: list[Attribution] = Field(min_length=1)
+    """In the order of the targets."""
+    segmentation: ArtifactRef | None = None
+    """Grey 16-bit PNG of the original size; the pixel values are ``segment``. LIME and KernelSHAP."""
+    layer: str | None = None
+    """The module that Grad-CAM read."""
+    evaluations: int = Field(ge=0)
+    """Images that went through the network: steps, samples or windows."""
+    stopped: StopReason
+    """Why it ended."""
