@@ -47,14 +47,14 @@ end
 local function leave_queue(job, record)
   local name = lane_name(record.model, record.lane)
   if redis.call('ZREM', 'vp:queued:' .. name, job) == 1 then
-    redis.call('HINCRBY', 'vp:depth', name, -remaining(record))
+    redis.call('HINCRBY', 'vp:depth', name, 0 - remaining(record))
   end
 end
 
 local function leave_worker(job, record)
   redis.call('ZREM', 'vp:leases', job)
   if record.worker then redis.call('SREM', 'vp:holds:' .. record.worker, job) end
-  redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), -remaining(record))
+  redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), 0 - remaining(record))
 end
 
 local function drop_blobs(job, record)
