@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import platform
 import re
@@ -12,17 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from visionpipe.errors import EmbeddedRedisError
+from visionpipe.tether import tethered
 
 OLDEST_VERSION = (6, 2)
 """kombu asks for ``ZRANGE ... BYSCORE``, which came with Redis 6.2."""
-MAX_SOCKET_PATH = 100
-"""Bytes of a socket's path; the kernel takes 108 with the closing zero, macOS 104."""
-
-_PR_SET_PDEATHSIG = 1
 _PING_TIMEOUT_S = 2.0
 
 
@@ -68,6 +65,11 @@ def _bundled_server() -> Path | None:
     return path if path.is_file() else None
 
 
+def unix_url(path: Path) -> str:
+    """The URL of a server that listens on a unix socket."""
+    return f"unix://{quote(str(path))}"
+
+
 def ping(path: Path) -> bool:
     """Whether a server answers on this unix socket and has loaded its data."""
     try:
@@ -78,20 +80,6 @@ def ping(path: Path) -> bool:
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False
-
-
-def die_with_parent(signum: int) -> Callable[[], None] | None:
-    """Make a ``preexec_fn`` that has the kernel send ``signum`` to the child when its parent dies.
-
-    Linux ties this to the parent *thread*: start such a child from one that lives as long as the child should.
-
-    Returns:
-        The function, or ``None`` where the kernel has no such thing.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signum)
 
 
 class RedisServer:
@@ -110,14 +98,15 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [
             *(str(binary), "--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"),
-            *("--dir", str(folder), "--logfile", str(self.log_path), "--daemonize", "no"),
+            # Relative to the working folder: before 7.0 the server does not quote what stands here.
+            *("--dir", ".", "--logfile", self.log_path.name, "--daemonize", "no"),
             *("--save", "", "--maxmemory-policy", "noeviction", *options),
         ]
 
     @property
     def url(self) -> str:
         """The server's ``unix://`` URL."""
-        return f"unix://{self.socket_path}"
+        return unix_url(self.socket_path)
 
     @property
     def alive(self) -> bool:
@@ -125,15 +114,15 @@ class RedisServer:
         return self.process is not None and self.process.poll() is None
 
     def start(self, pass_fds: Sequence[int] = ()) -> None:
-        """Start the process; ``wait_ready`` tells when it serves."""
+        """Start the process, which ends with the calling thread; ``wait_ready`` tells when it serves."""
         self.process = subprocess.Popen(
-            self._command,
+            tethered(self._command, signal.SIGTERM),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            cwd=self.log_path.parent,
             pass_fds=pass_fds,
             start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),
         )
 
     def wait_ready(self, timeout_s: float) -> bool:
