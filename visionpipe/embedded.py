@@ -149,7 +149,8 @@ def _ensure_keeper(folder: Path) -> ServerFacts:
             if facts and facts.host != platform.node():
                 raise EmbeddedRedisError(
                     f"{folder} is in use by the embedded Redis of another machine, {facts.host}. "
-                    "Set VISIONPIPE_DATA_DIR to a folder of this machine, or VISIONPIPE_REDIS_URL to a Redis that both can reach."
+                    "Set VISIONPIPE_DATA_DIR to a folder of this machine, "
+                    "or VISIONPIPE_REDIS_URL to a Redis that both can reach."
                 )
             if facts and ping(Path(facts.socket)):
                 return facts
