@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, model_validator
 
 from visionpipe.schemas.base import JobId, ModelTarget, Name, Schema
 from visionpipe.schemas.images import ArtifactRef
@@ -79,12 +79,18 @@ class Item(Schema, Generic[ResultT]):
     """Position of the image in the request."""
     name: str | None = None
     """The caller's word for the image, from its reference."""
-    result: ResultT | None = None
+    result: SerializeAsAny[ResultT] | None = None
     """The answer."""
     error: ErrorInfo | None = None
     """Why there is none."""
     timings: ItemTimings | None = None
     """Where the time went; absent when no worker came so far."""
+
+    @model_validator(mode="after")
+    def _result_or_error(self) -> Item[ResultT]:
+        if (self.result is None) == (self.error is None):
+            raise ValueError("an item has either a result or an error")
+        return self
 
     @property
     def ok(self) -> bool:

@@ -61,5 +61,5 @@ class AdversarialRequest(Request):
 
     task: Literal["adversarial"] = "adversarial"
     """Selects this request."""
-    options: AdversarialOptions = AdversarialOptions()
+    options: AdversarialOptions = Field(default_factory=AdversarialOptions)
     """Which attack, how strong."""

@@ -24,5 +24,5 @@ class ClassificationRequest(Request):
 
     task: Literal["classification"] = "classification"
     """Selects this request."""
-    options: ClassificationOptions = ClassificationOptions()
+    options: ClassificationOptions = Field(default_factory=ClassificationOptions)
     """How to classify."""

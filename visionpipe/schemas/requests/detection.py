@@ -65,7 +65,7 @@ class DetectionRequest(Request):
 
     task: Literal["detection"] = "detection"
     """Selects this request."""
-    options: DetectionOptions = DetectionOptions()
+    options: DetectionOptions = Field(default_factory=DetectionOptions)
     """How to detect."""
 
     @model_validator(mode="after")

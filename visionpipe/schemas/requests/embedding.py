@@ -27,5 +27,5 @@ class EmbeddingRequest(Request):
 
     task: Literal["embedding"] = "embedding"
     """Selects this request."""
-    options: EmbeddingOptions = EmbeddingOptions()
+    options: EmbeddingOptions = Field(default_factory=EmbeddingOptions)
     """Which features, and how to return them."""

@@ -72,7 +72,7 @@ class ExplanationOptions(SteppedOptions):
     """Side of occlusion's window, in pixels of the network's input; unset means an eighth of it."""
     stride_px: int | None = Field(default=None, ge=1)
     """Stride of occlusion's window, in the same pixels; unset means half the window."""
-    superpixels: Superpixels = Superpixels()
+    superpixels: Superpixels = Field(default_factory=Superpixels)
     """The pieces that LIME and KernelSHAP switch on and off."""
     kernel_width: float = Field(default=0.25, gt=0)
     """Width of LIME's exponential kernel over cosine distance."""
@@ -111,5 +111,5 @@ class ExplanationRequest(Request):
 
     task: Literal["explanation"] = "explanation"
     """Selects this request."""
-    options: ExplanationOptions = ExplanationOptions()
+    options: ExplanationOptions = Field(default_factory=ExplanationOptions)
     """Which method, of which classes, with how much work."""

@@ -54,7 +54,7 @@ class FeatureVisualizationOptions(SteppedOptions):
     """Step size of activation maximisation."""
     size_px: int | None = Field(default=None, ge=16, le=2048)
     """Side of the maximising image; unset means the network's input."""
-    regularization: Regularization = Regularization()
+    regularization: Regularization = Field(default_factory=Regularization)
     """What keeps the maximising image looking like an image."""
 
 
@@ -63,9 +63,9 @@ class FeatureVisualizationRequest(Request):
 
     task: Literal["feature_visualization"] = "feature_visualization"
     """Selects this request."""
-    images: list[ImageRef] = Field(default=[], max_length=MAX_IMAGES)
+    images: list[ImageRef] = Field(default_factory=list, max_length=MAX_IMAGES)
     """The pictures that excite the units; needed by ``deconvnet`` and ``activations``, refused by the other methods."""
-    options: FeatureVisualizationOptions = FeatureVisualizationOptions()
+    options: FeatureVisualizationOptions = Field(default_factory=FeatureVisualizationOptions)
     """Which units, seen how."""
 
     @model_validator(mode="after")

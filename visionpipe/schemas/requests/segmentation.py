@@ -40,5 +40,5 @@ class SegmentationRequest(Request):
 
     task: Literal["segmentation"] = "segmentation"
     """Selects this request."""
-    options: SegmentationOptions = SegmentationOptions()
+    options: SegmentationOptions = Field(default_factory=SegmentationOptions)
     """How to segment."""

@@ -23,5 +23,5 @@ class SpatialTransformerRequest(Request):
 
     task: Literal["spatial_transformer"] = "spatial_transformer"
     """Selects this request."""
-    options: SpatialTransformerOptions = SpatialTransformerOptions()
+    options: SpatialTransformerOptions = Field(default_factory=SpatialTransformerOptions)
     """How to attend and classify."""
