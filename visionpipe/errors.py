@@ -36,6 +36,7 @@ VisionPipeError
     ├── EmbeddedRedisError        embedded_redis
     ├── SettingsError             invalid_settings
     ├── ModelLoadError            model_load_failed
+    ├── WorkerStartError          worker_start_failed
     ├── LedgerError               ledger_failed
     └── NameClashError            name_clash
 
@@ -318,6 +319,12 @@ class LedgerError(ServiceError):
     """The ledger of a folder run cannot be read or written."""
 
     code = "ledger_failed"
+
+
+class WorkerStartError(ServiceError):
+    """A worker process ended, or took too long, before it was ready; the message has its last words."""
+
+    code = "worker_start_failed"
 
 
 class NameClashError(ServiceError):

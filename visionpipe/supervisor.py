@@ -1,0 +1,269 @@
+"""Keeps one node's workers running: starts them, restarts dead ones, gives back their jobs, drains them in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from visionpipe.child import WorkerProcess, WorkerSpec
+from visionpipe.errors import ServiceError, WorkerStartError
+from visionpipe.queue import calls, connect, run
+from visionpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+__all__ = ["Slot", "Supervisor", "WorkerSpec"]
+
+RESTART_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""How long to wait before each restart in a row."""
+STEADY_S = 60.0
+"""A worker that was ready for so long may fail again at no cost."""
+
+_TICK_S = 0.05
+_POLL_READY_S = 0.2
+_REDIS_AGAIN_S = 0.5
+_KILL_AFTER_S = 5.0
+_MAX_LOGS = 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Slot:
+    """One worker's place: its present process and how it has fared."""
+
+    spec: WorkerSpec
+    log_path: Path | None
+    process: WorkerProcess | None = None
+    state: Literal["starting", "ready", "waiting", "stopped"] = "starting"
+    restarts: int = 0
+    """Restarts in all."""
+    failures: int = 0
+    """Failures in a row."""
+    reason: str = ""
+    """Why it last died, with the end of its log."""
+    start_at: float = 0.0
+    """When to start it, by the monotonic clock."""
+    ready_at: float = 0.0
+    """When it was first seen ready, by the monotonic clock."""
+
+
+class Supervisor:
+    """The workers of one node. Use it as a context manager, or call ``start`` and ``stop``.
+
+    One thread starts and reaps all workers. The workers end when that thread does, also by ``kill -9`` (on Linux).
+
+    Args:
+        redis_url: Where the workers take their work.
+        specs: One entry per worker.
+        settings: Theirs and ours.
+        log_folder: Where their output goes, a file each; ``None`` means to our own.
+        on_event: Told in one line of whatever happens; called from the supervisor's thread.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        specs: Iterable[WorkerSpec],
+        settings: Settings,
+        *,
+        log_folder: Path | None = None,
+        on_event: Callable[[str], None] | None = None,
+    ) -> None:
+        self.redis_url = redis_url
+        self.settings = settings.model_copy(update={"redis_url": redis_url})
+        self.slots: list[Slot] = []
+        self._name = f"{os.getpid()}-{secrets.token_hex(2)}"
+        self._log_folder = log_folder
+        self._on_event = on_event or _log.info
+        self._stopping = threading.Event()
+        self._impatient = threading.Event()
+        self._lost: list[str] = []
+        self._sweep_at = self._look_at = self._redis_at = 0.0
+        self._redis: Redis | None = None
+        self._redis_fault = ""
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        if log_folder is not None:
+            _make_log_folder(log_folder)
+        for spec in specs:
+            self.add(spec)
+
+    def __enter__(self) -> Supervisor:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work."""
+        return self._thread.is_alive()
+
+    def add(self, spec: WorkerSpec) -> Slot:
+        """Have one more worker; it starts at once if the supervisor has."""
+        log_path = None
+        if self._log_folder is not None:
+            log_path = self._log_folder / f"{spec.model.partition('@')[0]}-{self._name}-{len(self.slots)}.log"
+        slot = Slot(spec, log_path)
+        self.slots.append(slot)
+        return slot
+
+    def start(self) -> None:
+        """Start the workers; ``wait_ready`` tells when they serve."""
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until every worker has announced itself.
+
+        Raises:
+            WorkerStartError: A worker died before it was ready, or the time is over; with what it last wrote.
+        """
+        until = time.monotonic() + timeout_s
+        while any(slot.state != "ready" for slot in self.slots):
+            for slot in self.slots:
+                if slot.failures and not slot.ready_at:
+                    raise WorkerStartError(f"The worker for {slot.spec.model} did not start: {slot.reason}")
+            if time.monotonic() >= until:
+                late = [slot for slot in self.slots if slot.state != "ready"]
+                names = ", ".join(slot.spec.model for slot in late)
+                said = [self._redis_fault, *(slot.process.last_words() for slot in late if slot.process)]
+                raise WorkerStartError(
+                    "\n".join([f"No worker for {names} was ready within {timeout_s:.0f} s.", *filter(None, said)])
+                )
+            time.sleep(_TICK_S)
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Drain the workers and wait until all are gone; ``drain=False`` ends them at once."""
+        if not drain:
+            self._impatient.set()
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                for slot in list(self.slots):
+                    self._tend(slot)
+                if time.monotonic() >= self._redis_at:
+                    self._keep_queue()
+                self._stopping.wait(_TICK_S)
+        finally:
+            self._drain()
+            self._keep_queue()
+            if self._redis is not None:
+                self._redis.close()
+
+    def _tend(self, slot: Slot) -> None:
+        if slot.process is None:
+            if time.monotonic() >= slot.start_at:
+                self._launch(slot)
+        elif slot.process.reap():
+            self._bury(slot, slot.process)
+            self._schedule(slot)
+        else:
+            slot.process.trim_log()
+
+    def _launch(self, slot: Slot) -> None:
+        slot.state = "starting"
+        try:
+            slot.process = WorkerProcess(slot.spec, self.settings, slot.log_path)
+        except OSError as error:
+            slot.failures += 1
+            slot.reason = f"no worker process can be started: {error}."
+            self._schedule(slot)
+        else:
+            self._on_event(f"{slot.spec.model}: worker {slot.process.worker_id} starts (pid {slot.process.pid})")
+
+    def _bury(self, slot: Slot, process: WorkerProcess) -> None:
+        if slot.state == "ready" and time.monotonic() - slot.ready_at > STEADY_S:
+            slot.failures = 0
+        slot.failures += 1
+        slot.process = None
+        code = process.exit_code or 0
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        slot.reason = f"worker {process.worker_id} {how}. {process.last_words()}".rstrip()
+        self._lost.append(process.worker_id)
+
+    def _schedule(self, slot: Slot) -> None:
+        wait_s = RESTART_WAITS_S[min(slot.failures, len(RESTART_WAITS_S)) - 1]
+        slot.state, slot.start_at = "waiting", time.monotonic() + wait_s
+        slot.restarts += 1
+        loop = f" ({slot.failures} failures in a row)" if slot.failures > 1 else ""
+        when = f"in {wait_s:.0f} s" if wait_s else "at once"
+        self._on_event(f"{slot.spec.model}: {slot.reason}\nIt is started again {when}{loop}.")
+
+    def _keep_queue(self) -> None:
+        with self._redis_or_not() as redis:
+            while self._lost:
+                lapsed = run(redis, calls.expire_worker(self._lost[0], self.settings))
+                worker_id = self._lost.pop(0)
+                if lapsed:
+                    self._on_event(f"{lapsed} jobs of worker {worker_id} are queued again")
+            now = time.monotonic()
+            if now >= self._sweep_at:
+                self._sweep_at = now + self.settings.sweep_s
+                run(redis, calls.sweep(self.settings))
+            if now >= self._look_at and any(slot.state == "starting" for slot in self.slots):
+                self._look_at = now + _POLL_READY_S
+                self._note_ready({record.worker for record in run(redis, calls.workers())})
+
+    @contextlib.contextmanager
+    def _redis_or_not(self) -> Iterator[Redis]:
+        # Redis may be away for a while; workers are kept, and dead ones' jobs given back, all the same.
+        try:
+            self._redis = self._redis or connect(self.redis_url)
+            yield self._redis
+        except ServiceError as error:
+            if error.message != self._redis_fault:
+                self._on_event(f"Redis: {error.message}")
+            self._redis_fault = error.message
+            self._redis_at = time.monotonic() + _REDIS_AGAIN_S
+        else:
+            self._redis_fault = ""
+
+    def _note_ready(self, live: set[str]) -> None:
+        for slot in self.slots:
+            if slot.state == "starting" and slot.process is not None and slot.process.worker_id in live:
+                slot.state, slot.ready_at = "ready", time.monotonic()
+                self._on_event(f"{slot.spec.model}: worker {slot.process.worker_id} is ready")
+
+    def _drain(self) -> None:
+        running = [(slot, slot.process) for slot in self.slots if slot.process is not None]
+        for _, process in running:
+            process.terminate()
+        kill_at = time.monotonic() + self.settings.drain_s + _KILL_AFTER_S
+        while running:
+            for slot, process in list(running):
+                if process.reap():
+                    running.remove((slot, process))
+                    # A worker that is still importing has no handler for the signal yet.
+                    if process.exit_code not in (0, -signal.SIGTERM):
+                        self._on_event(f"{slot.spec.model}: a worker did not drain; its jobs are queued again")
+                    self._bury(slot, process)
+                elif time.monotonic() >= kill_at or self._impatient.is_set():
+                    process.kill()
+            time.sleep(_TICK_S)
+        for slot in self.slots:
+            slot.state = "stopped"
+
+
+def _make_log_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Each supervisor has files of its own; only the newest are worth keeping.
+    logs = sorted(folder.glob("*.log*"), key=lambda path: path.stat().st_mtime)
+    for path in logs[:-_MAX_LOGS]:
+        path.unlink(missing_ok=True)
