@@ -5,24 +5,57 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
+PACKAGES := visionpipe workers models
 export UV_NO_PROGRESS := 1
 export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test check format lock clean
+.DELETE_ON_ERROR:
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## install everything into .venv
 
-$(UV):
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+demo: $(READY) ## run 500 real images through a real queue and show the results (ARGS=... adds options)
+	@$(BIN)/visionpipe demo $(ARGS)
 
-$(READY): $(UV) pyproject.toml deploy/requirements.lock
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes deploy/requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
-	@touch $@
+test: $(READY) ## run all tests (ARGS=... adds options)
+	@$(BIN)/python -P -m pytest $(ARGS)
+
+check: $(READY) ## lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -P -m pytest -q tests/test_imports.py
+
+format: $(READY) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 lock: $(UV) ## resolve deploy/requirements.lock anew
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras --output-file deploy/requirements.lock pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras --upgrade --output-file deploy/requirements.lock pyproject.toml
+
+clean: ## remove .venv, caches and outputs
+	rm -rf $(VENV) dist build demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian's python3 may come without ensurepip; then the system's own pip fills the environment.
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "VisionPipe needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet "uv==$(UV_VERSION)"; \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet "uv==$(UV_VERSION)"; \
+	else \
+	  echo "$(PYTHON) can neither make a virtual environment (ensurepip) nor run pip. On Debian or Ubuntu: apt install python3-venv"; exit 1; \
+	fi
+
+$(READY): $(UV) pyproject.toml deploy/requirements.lock
+	@echo "Installing the locked packages into $(VENV)"
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes deploy/requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --offline --editable .
+	@touch $@
