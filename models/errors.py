@@ -1,0 +1,80 @@
+"""Every error of this package.
+
+ModelError
+├── UnknownModel            unknown_model
+├── ModelLoadFailed         model_load_failed
+│   ├── InvalidCard
+│   ├── WeightsUnavailable
+│   └── WeightsMismatch
+└── InvalidImage            invalid_image
+    ├── UnsupportedImage        unsupported_image
+    └── ImageTooLarge           image_too_large
+
+A message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ModelError(Exception):
+    """The root of this package's errors.
+
+    Args:
+        message: What was expected, what came, what to do.
+        details: Machine-readable facts that go with the error; JSON values only.
+    """
+
+    code: ClassVar[str] = "model_error"
+    """Stable name of the error, the same one that the service uses on the wire."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r})"
+
+
+class UnknownModel(ModelError):
+    """No card has that name, or the pinned digest is another one."""
+
+    code = "unknown_model"
+
+
+class ModelLoadFailed(ModelError):
+    """A card, its code or its weights cannot be used."""
+
+    code = "model_load_failed"
+
+
+class InvalidCard(ModelLoadFailed):
+    """A card cannot be read, or says something it must not say."""
+
+
+class WeightsUnavailable(ModelLoadFailed):
+    """The weights are neither here nor to be had; the message names the file that would do."""
+
+
+class WeightsMismatch(ModelLoadFailed):
+    """The weights are damaged, are not the ones the card names, or do not fit the network."""
+
+
+class InvalidImage(ModelError):
+    """The bytes are not a whole, readable image."""
+
+    code = "invalid_image"
+
+
+class UnsupportedImage(InvalidImage):
+    """The bytes are of a format, or of a pixel type, that is not decoded here."""
+
+    code = "unsupported_image"
+
+
+class ImageTooLarge(InvalidImage):
+    """The image has more bytes or pixels than the limit."""
+
+    code = "image_too_large"

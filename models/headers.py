@@ -1,0 +1,114 @@
+"""What the first bytes of a picture say: its format, its size where Pillow would be late, its orientation."""
+
+from __future__ import annotations
+
+import struct
+
+from models.errors import InvalidImage, UnsupportedImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+"""The formats that are decoded, by Pillow's names."""
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
+)
+_REFUSED = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"\xc5\xd0\xd3\xc6", "a PostScript document"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x00\x00\x01\x00", "an icon"),
+)
+_ORIENTATION_TAG = 0x0112
+
+
+def sniff(data: bytes) -> str:
+    """Tell the format from the first bytes.
+
+    Returns:
+        One of ``FORMATS``.
+
+    Raises:
+        InvalidImage: There are no bytes.
+        UnsupportedImage: They begin no format that is decoded here; the message says what they look like.
+    """
+    if not data:
+        raise InvalidImage("Expected a picture, got 0 bytes.")
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+        return "AVIF"
+    if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
+        return "PPM"
+    raise UnsupportedImage(
+        f"Expected one of {', '.join(FORMATS)}, got {_guess(data)}. Save the picture in one of these formats.",
+        begins_with=data[:16].hex(),
+    )
+
+
+def early_size_wh(file_format: str, data: bytes) -> tuple[int, int] | None:
+    """Read width and height of a WebP, whose decoder allocates its canvas as soon as Pillow opens it.
+
+    Returns:
+        ``None`` for the other formats, and where the header is cut off.
+    """
+    if file_format != "WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def exif_orientation(exif: bytes | None) -> int:
+    """Read the orientation from an EXIF block; 1 (upright) where it is absent or damaged."""
+    if not exif:
+        return 1
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None:
+        return 1
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, offset)
+        for index in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, offset + 2 + 12 * index)
+            if tag == _ORIENTATION_TAG:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+def _guess(data: bytes) -> str:
+    for magic, name in _REFUSED:
+        if data.startswith(magic):
+            return name
+    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in head:
+        return "an SVG drawing"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    try:
+        data[:64].decode("ascii")
+    except UnicodeDecodeError:
+        return f"bytes that begin with {data[:8].hex(' ')}"
+    return f"text that begins with {data[:24].decode('ascii')!r}"

@@ -1,0 +1,154 @@
+"""Encoded bytes to upright pixels, with limits checked from the header before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+
+# Naming the plugins keeps the allowlist honest and spares Pillow its lazy, global `init()` in a decode thread.
+from PIL import (  # noqa: F401
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from models import headers
+from models.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedImage
+from models.preprocess import Preprocess
+
+__all__ = ["Decoded", "Preprocess", "decode"]
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_GREY_MODES = ("1", "L", "LA", "La")
+_GREY_16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture."""
+
+    image: Image.Image
+    """Upright pixels, uint8, mode ``RGB``, or ``L`` where the file is grey."""
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels, after EXIF orientation."""
+        return self.image.size
+
+
+def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
+    """Decode the first frame of a picture.
+
+    Transparency is dropped, as ``convert("RGB")`` does. 16-bit grey is scaled to 8 bits. Safe in threads.
+
+    Args:
+        data: The encoded picture.
+        max_bytes: Largest encoded size.
+        max_pixels: Largest decoded size, width times height.
+
+    Raises:
+        ImageTooLarge: It exceeds a limit.
+        UnsupportedImage: Its format or pixel type is not decoded here.
+        InvalidImage: It is empty, truncated or damaged.
+    """
+    if len(data) > max_bytes:
+        raise ImageTooLarge(
+            f"Expected at most {max_bytes} bytes, got {len(data)}.", max_bytes=max_bytes, bytes=len(data)
+        )
+    file_format = headers.sniff(data)
+    _hush()
+    try:
+        _check_size(headers.early_size_wh(file_format, data), max_pixels)
+        image = _open(file_format, data)
+        _check_size(image.size, max_pixels)
+        image.load()
+        upright = _to_8_bit(image)
+        orientation = headers.exif_orientation(image.info.get("exif"))
+        if orientation != 1 and file_format != "TIFF":
+            upright = upright.transpose(_TRANSPOSE[orientation])
+    except ModelError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"The picture is larger than it says: {error}.") from error
+    except Exception as error:
+        # Pillow answers malformed files with nearly every exception there is; all of them are the file's fault.
+        raise InvalidImage(
+            f"Expected a whole {file_format} picture, got one that is damaged or cut off ({error}).", format=file_format
+        ) from error
+    return Decoded(upright)
+
+
+def _hush() -> None:
+    # Pillow warns of odd metadata that does not touch the pixels. `catch_warnings` is not safe in threads.
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _open(file_format: str, data: bytes) -> ImageFile.ImageFile:
+    # The plugin itself, because Image.open applies Pillow's own pixel limit, a global that also warns. A JPEG with
+    # several pictures (MPO) opens as its first.
+    stream = io.BytesIO(data)
+    if file_format == "JPEG":
+        return JpegImagePlugin.JpegImageFile(stream)
+    plugin, _ = Image.OPEN[file_format]
+    return plugin(stream, "")
+
+
+def _check_size(size_wh: tuple[int, int] | None, max_pixels: int) -> None:
+    if size_wh is None:
+        return
+    width, height = size_wh
+    if width < 1 or height < 1:
+        raise InvalidImage(f"Expected at least one pixel, got {width}x{height}.")
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"Expected at most {max_pixels} pixels, got {width}x{height} = {width * height}.",
+            max_pixels=max_pixels,
+            size_wh=[width, height],
+        )
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    # A transparent palette entry changes no colour here, but makes `convert` warn.
+    image.info.pop("transparency", None)
+    if mode in ("RGB", "L"):
+        return image
+    if mode in _GREY_MODES:
+        return image.convert("L")
+    if mode in _GREY_16_MODES or (mode == "I" and image.format in ("PNG", "PPM")):
+        return _scale_16_bit(image)
+    if mode in ("I", "F"):
+        raise UnsupportedImage(
+            f"Expected 8 or 16 bits per channel, got 32-bit {'integers' if mode == 'I' else 'floats'}, "
+            "whose black and white are not defined. Save the picture with 8 or 16 bits.",
+            mode=mode,
+        )
+    return image.convert("RGB")
+
+
+def _scale_16_bit(image: Image.Image) -> Image.Image:
+    import numpy as np
+
+    levels = np.asarray(image).astype(np.uint32)
+    # Rounds 65535 steps to 255; Pillow's own conversion clips everything above 255 to white.
+    return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

@@ -1,0 +1,31 @@
+"""The table of our own networks: name → builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from models.errors import InvalidCard
+from models.networks.lenet import LeNet5
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": LeNet5,
+}
+"""What a card may name without a colon."""
+
+
+def find(name: str) -> Callable[..., nn.Module]:
+    """Find the builder of one of our networks.
+
+    Raises:
+        InvalidCard: No network of ours has that name; the message lists them.
+    """
+    try:
+        return NETWORKS[name]
+    except KeyError:
+        raise InvalidCard(
+            f"network: expected one of {', '.join(sorted(NETWORKS))}, 'torchvision:<builder>' "
+            f"or 'module:factory', got {name!r}.",
+            network=name,
+        ) from None

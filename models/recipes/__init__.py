@@ -1,0 +1,1 @@
+"""How each bundled model was trained: ``python -m models.recipes NAME`` reproduces it."""
