@@ -1,0 +1,66 @@
+"""A result as flat columns, for the CSV file and the gallery."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from visionpipe.tasks import TASKS
+
+Value = str | int | float | bool | None
+
+
+class Columns(NamedTuple):
+    """The columns that a task's results have."""
+
+    names: list[str]
+    """Their headings."""
+    values: Callable[[dict[str, Any]], list[Value]]
+    """Result, as JSON data → one value per heading."""
+
+
+def columns(task: str, width: int) -> Columns:
+    """Choose the columns of a task.
+
+    Args:
+        task: The task.
+        width: The most classes any result names.
+    """
+    if task == "classification":
+        return _classification(width)
+    return _general(task)
+
+
+def _classification(width: int) -> Columns:
+    names = [f"{part}_{rank}" for rank in range(1, width + 1) for part in ("label", "score")]
+
+    def values(result: dict[str, Any]) -> list[Value]:
+        flat = [value for entry in result["classes"] for value in (entry["label"], entry["score"])]
+        return flat + [None] * (2 * width - len(flat))
+
+    return Columns(names, values)
+
+
+def _general(task: str) -> Columns:
+    fields = [name for name in TASKS[task].result.model_fields if name not in ("task", "image_size_wh")]
+
+    def values(result: dict[str, Any]) -> list[Value]:
+        return [_flat(result.get(name)) for name in fields]
+
+    return Columns(fields, values)
+
+
+def _flat(value: Any) -> Value:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict) and "key" in value:
+        return str(value["key"])
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def named_scores(result: dict[str, Any], most: int = 5) -> list[tuple[str, float]]:
+    """The labels a result names, best first, each with its score (0 to 1); empty for tasks without labels."""
+    entries = result.get("classes") or result.get("detections") or []
+    scored = [(entry["label"], entry.get("score", entry.get("fraction"))) for entry in entries[:most]]
+    return [(label, float(score)) for label, score in scored if score is not None]

@@ -1,0 +1,176 @@
+"""A folder run from scan to report."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionpipe.errors import LedgerError, NoWorkerError, QueueUnavailableError, RunConflictError, UnknownJobError
+from visionpipe.runs.labels import Labels
+from visionpipe.runs.ledger import LEDGER_NAME, Ledger, discard
+from visionpipe.runs.lock import output_lock
+from visionpipe.runs.loop import Loop
+from visionpipe.runs.names import real_path
+from visionpipe.runs.outputs import write_outputs
+from visionpipe.runs.progress import OnProgress, RunProgress, Stage
+from visionpipe.runs.report import RunReport
+from visionpipe.runs.rows import Counts
+from visionpipe.runs.scan import Scanner
+from visionpipe.runs.sizing import Sizer
+from visionpipe.runs.spec import RunSpec, full_options
+from visionpipe.schemas.jobs import WorkerRecord
+from visionpipe.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from visionpipe.aclient import AsyncClient
+
+SCAN_BATCH = 2000
+"""Files entered into the ledger at a time."""
+
+
+def _silent(_: RunProgress) -> None:
+    """Say nothing."""
+
+
+async def run_folder(
+    client: AsyncClient,
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    task: str,
+    model: str,
+    options: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+    on_progress: OnProgress = _silent,
+    patterns: tuple[str, ...] = (),
+    every_file: bool = False,
+    chunk: int | None = None,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    labels: Labels | None = None,
+    worker_timeout_s: float = 120,
+) -> RunReport:
+    """Ask one thing of every image in a folder; called again, it resumes where it was.
+
+    Args:
+        client: A connected client.
+        folder: The folder of images, scanned recursively.
+        out: Where ledger, results, report and gallery go.
+        task: What is asked.
+        model: Of which model: ``name`` or ``name@digest``.
+        options: The task's options.
+        settings: Media roots and limits; the environment's by default.
+        on_progress: Called often, from the event loop; must return quickly.
+        patterns: Which names are images; none means the usual suffixes.
+        every_file: Submit every file that is not hidden.
+        chunk: Images per job; adapts to the workers by default.
+        fresh: Throw an earlier run in ``out`` away.
+        retry_failed: Give inputs that failed another try.
+        labels: True labels to hold the answers against.
+        worker_timeout_s: How long to wait for the first worker of the model.
+
+    Raises:
+        RunConflictError: ``out`` holds another run, or the model has changed since.
+        RunLockedError: Another process runs into ``out``.
+        NoWorkerError: No worker of the model came in time.
+        asyncio.CancelledError: Interrupted; the same call resumes.
+    """
+    settings = settings or load_settings()
+    spec = RunSpec(Path(folder), task, model, full_options(task, options or {}), patterns, every_file)
+    target_folder = Path(out)
+    with output_lock(target_folder):
+        if fresh:
+            await _forsake(client, target_folder)
+        with Ledger(target_folder, spec) as ledger:
+            await _scan(ledger, spec, target_folder, on_progress)
+            if retry_failed:
+                ledger.retry_failed()
+            if ledger.counts().open:
+                target = await _pin(client, ledger, spec, on_progress, worker_timeout_s)
+                await Loop(client, ledger, spec, target, settings, Sizer(chunk), on_progress).run()
+            return await asyncio.to_thread(write_outputs, ledger, spec, target_folder, on_progress, labels)
+
+
+def rewrite_outputs(
+    out: str | os.PathLike[str], *, on_progress: OnProgress = _silent, labels: Labels | None = None
+) -> RunReport:
+    """Write results, report and gallery again from the ledger alone; nothing is submitted.
+
+    Raises:
+        RunConflictError: There is no ledger in ``out``.
+        RunLockedError: A run is going on there.
+    """
+    target_folder = Path(out)
+    if not (target_folder / LEDGER_NAME).exists():
+        raise RunConflictError(
+            f"Expected a ledger in {str(target_folder)!r}; there is none, so nothing was run into it."
+        )
+    with output_lock(target_folder), Ledger(target_folder, None) as ledger:
+        return write_outputs(ledger, RunSpec.recorded(ledger.facts()), target_folder, on_progress, labels)
+
+
+async def _forsake(client: AsyncClient, out: Path) -> None:
+    """Throw a run away; its jobs still in the queue are cancelled where the ledger can be read."""
+    if (out / LEDGER_NAME).exists():
+        jobs = await asyncio.to_thread(_open_jobs, out)
+        for job in jobs:
+            try:
+                await client.job(job).cancel()
+            except (UnknownJobError, QueueUnavailableError):
+                continue
+    discard(out)
+
+
+def _open_jobs(out: Path) -> list[str]:
+    try:
+        with Ledger(out, None) as ledger:
+            return [chunk.job for chunk in ledger.open_chunks()]
+    except (LedgerError, RunConflictError):
+        return []
+
+
+async def _scan(ledger: Ledger, spec: RunSpec, out: Path, on_progress: OnProgress) -> None:
+    walk = iter(Scanner(spec.folder_bytes, spec.patterns, spec.every_file, leave_out=frozenset({real_path(out)})))
+    found = ledger.counts().found if ledger.resumed else 0
+    seen = 0
+    while batch := await asyncio.to_thread(lambda: list(itertools.islice(walk, SCAN_BATCH))):
+        await asyncio.to_thread(ledger.add, batch)
+        seen += len(batch)
+        on_progress(RunProgress(Stage.SCAN, Counts(pending=max(found, seen))))
+
+
+async def _pin(client: AsyncClient, ledger: Ledger, spec: RunSpec, on_progress: OnProgress, timeout_s: float) -> str:
+    """Settle which version of the model this run is made with."""
+    pinned = ledger.facts().get("pinned")
+    name, _, wanted = (pinned or spec.model).partition("@")
+    until_s = time.monotonic() + timeout_s
+    while True:
+        live = [worker for worker in await client.workers() if worker.model == name]
+        fitting = [worker for worker in live if not wanted or worker.digest == wanted]
+        if fitting:
+            newest = max(fitting, key=lambda worker: worker.started_at)
+            ledger.note("pinned", f"{name}@{newest.digest}")
+            return f"{name}@{newest.digest}"
+        if live and pinned:
+            raise _other_version(pinned, live, ledger)
+        if time.monotonic() > until_s:
+            raise NoWorkerError(
+                f"No worker serves {pinned or spec.model}. Start one with: visionpipe worker {name}", model=name
+            )
+        on_progress(RunProgress(Stage.WAIT, ledger.counts(), note=f"Waiting for a worker of {pinned or spec.model}."))
+        await asyncio.sleep(0.2)
+
+
+def _other_version(pinned: str, live: list[WorkerRecord], ledger: Ledger) -> RunConflictError:
+    served = sorted({f"{worker.model}@{worker.digest}" for worker in live})
+    return RunConflictError(
+        f"The run in {str(ledger.path.parent)!r} was made with {pinned}; the workers now serve {', '.join(served)}. "
+        "Start a worker with the old version to resume it, or throw it away with --fresh.",
+        pinned=pinned,
+        served=served,
+    )

@@ -1,0 +1,245 @@
+"""The run itself: cuts chunks, keeps a window of them in flight, records what they bring."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
+from visionpipe.media import MediaRoots
+from visionpipe.runs.ledger import Ledger
+from visionpipe.runs.outcomes import outcomes
+from visionpipe.runs.prepare import prepare
+from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
+from visionpipe.runs.rows import Chunk, Counts, Settled
+from visionpipe.runs.sizing import Sizer
+from visionpipe.runs.spec import RunSpec
+from visionpipe.schemas.jobs import Lane, WorkerRecord
+from visionpipe.schemas.results import Result
+from visionpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from visionpipe.aclient import AsyncClient
+    from visionpipe.jobs import AsyncJob
+
+UPLOAD_BYTES = 64 * 2**20
+"""Most bytes of one chunk that travels through the store; the run holds a window of them in memory."""
+SHARED_BYTES = 2**30
+"""The same for a chunk of references."""
+LOOK_S = 1.0
+"""How often the live workers are looked at."""
+GRACE_S = 3.0
+"""How long an interrupted run waits for the chunks in flight before it cancels them."""
+PATIENCE_S = 300.0
+"""How long a run bears with a Redis that cannot be reached."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Loop:
+    """One sitting of a run.
+
+    Args:
+        client: A connected client.
+        ledger: The run's ledger, already scanned into.
+        spec: What is asked.
+        target: The pinned model, ``name@digest``.
+        settings: Limits and media roots.
+        sizer: Decides the size of chunks.
+        on_progress: Called at every step.
+    """
+
+    client: AsyncClient
+    ledger: Ledger
+    spec: RunSpec
+    target: str
+    settings: Settings
+    sizer: Sizer
+    on_progress: OnProgress
+    counts: Counts = field(init=False)
+    _flying: dict[asyncio.Task[None], Chunk] = field(default_factory=dict, init=False)
+    _workers: list[WorkerRecord] = field(default_factory=list, init=False)
+    _looked_s: float = field(default=float("-inf"), init=False)
+    _speed: Speed = field(default_factory=Speed, init=False)
+    _interrupted: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = self.ledger.counts()
+        self._options = self.spec.request_options()
+        self._roots = MediaRoots(self.settings.media_roots)
+        self._began_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Bring every pending input to an outcome.
+
+        Raises:
+            asyncio.CancelledError: The run was interrupted; what was in flight has been settled or cancelled.
+            QueueUnavailableError: Redis stayed away for too long.
+        """
+        try:
+            await self._look()
+            for chunk in self.ledger.open_chunks():
+                self._fly(chunk, self._resume(chunk))
+            while await self._fill():
+                ended, _ = await asyncio.wait(self._flying, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    del self._flying[task]
+                    task.result()
+                await self._look()
+                self._say(Stage.WORK)
+        except asyncio.CancelledError:
+            await self._wind_down()
+            raise
+        finally:
+            for task in self._flying:
+                task.cancel()
+            await asyncio.gather(*self._flying, return_exceptions=True)
+
+    async def _fill(self) -> bool:
+        """Cut chunks until the window is full; false when nothing is left to wait for."""
+        while len(self._flying) < self.sizer.window:
+            max_bytes = SHARED_BYTES if self._shared() else UPLOAD_BYTES
+            chunk = self.ledger.cut(self.sizer.next_size(self.counts.pending), max_bytes)
+            if chunk is None:
+                break
+            self._count(pending=-len(chunk.inputs), submitted=len(chunk.inputs))
+            self._say(Stage.SUBMIT)
+            self._fly(chunk, self._send(chunk))
+        return bool(self._flying)
+
+    def _fly(self, chunk: Chunk, work: Any) -> None:
+        self._flying[asyncio.create_task(work, name=chunk.job)] = chunk
+
+    async def _resume(self, chunk: Chunk) -> None:
+        job = self.client.job(chunk.job)
+        try:
+            await self._patiently(job.record)
+        except UnknownJobError:
+            self._release(chunk)
+        else:
+            await self._collect(chunk, job)
+
+    async def _send(self, chunk: Chunk) -> None:
+        prepared = await asyncio.to_thread(
+            prepare,
+            chunk.inputs,
+            self.spec.folder_bytes,
+            self._roots,
+            self._shared(),
+            max_bytes=self.settings.max_image_bytes,
+        )
+        if prepared.refused:
+            refused = len(prepared.refused)
+            chunk = self.ledger.refuse(chunk, prepared.refused)
+            self._count(submitted=-refused, failed=refused)
+        if not prepared.images:
+            self._release(chunk)
+            return
+
+        async def submit() -> AsyncJob[Result]:
+            return await self.client.submit(
+                self.spec.task,
+                prepared.images,
+                model=self.target,
+                options=self._options,
+                lane=Lane.BULK,
+                job=chunk.job,
+                wait_for_worker=True,
+            )
+
+        try:
+            job = await self._patiently(submit)
+        except JobConflictError:
+            # The id is taken by a job that this ledger did not write down; a fresh chunk gets a fresh id.
+            self._release(chunk)
+        else:
+            await self._collect(chunk, job)
+
+    async def _collect(self, chunk: Chunk, job: AsyncJob[Result]) -> None:
+        try:
+            envelope = await self._patiently(job.wait)
+        except UnknownJobError:
+            self._release(chunk)
+            return
+        now_s = time.monotonic()
+        settled = self.ledger.settle(
+            chunk,
+            outcomes(envelope, interrupted=self._interrupted),
+            model=envelope.model.model_dump_json() if envelope.model else None,
+            worked_s=now_s - self._began_s,
+        )
+        self._record(settled)
+        self.sizer.learn(settled.done + settled.failed, now_s)
+        self._speed.add(settled.done + settled.failed, now_s)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call while the queue is full, and for a while when Redis is away."""
+        away_since_s: float | None = None
+        while True:
+            try:
+                return await call()
+            except QueueFullError as error:
+                self._say(Stage.WAIT, "The queue is full.")
+                pause_s = float(error.details.get("retry_after_s", 1.0))
+            except QueueUnavailableError:
+                now_s = time.monotonic()
+                away_since_s = away_since_s or now_s
+                if now_s - away_since_s > PATIENCE_S:
+                    raise
+                self._say(Stage.WAIT, "Redis cannot be reached.")
+                pause_s = 1.0
+            await asyncio.sleep(min(30.0, max(0.1, pause_s)))
+
+    async def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        name, _, digest = self.target.partition("@")
+        workers = await self._patiently(self.client.workers)
+        self._workers = [worker for worker in workers if worker.model == name and worker.digest == digest]
+        self.sizer.observe(self._workers)
+
+    def _shared(self) -> frozenset[str]:
+        """Media roots that every live worker of the model mounts."""
+        if not self._workers:
+            return frozenset()
+        return frozenset.intersection(*(frozenset(worker.media_roots) for worker in self._workers))
+
+    async def _wind_down(self) -> None:
+        self._interrupted = True
+        self._say(Stage.WAIT, "Interrupted; the chunks in flight are let finish.")
+        if self._flying:
+            await asyncio.wait(self._flying, timeout=GRACE_S)
+        late = {task: chunk for task, chunk in self._flying.items() if not task.done()}
+        for chunk in late.values():
+            await self._cancel(chunk)
+        if late:
+            await asyncio.wait(late, timeout=GRACE_S)
+
+    async def _cancel(self, chunk: Chunk) -> None:
+        try:
+            await asyncio.wait_for(self.client.job(chunk.job).cancel(), GRACE_S)
+        except (UnknownJobError, QueueUnavailableError, TimeoutError):
+            return  # The next sitting finds the chunk open in the ledger and asks for its job again.
+
+    def _release(self, chunk: Chunk) -> None:
+        released = self.ledger.release(chunk)
+        self._count(submitted=-released, pending=released)
+
+    def _record(self, settled: Settled) -> None:
+        self._count(submitted=-sum(settled), pending=settled.retried, done=settled.done, failed=settled.failed)
+
+    def _count(self, **changes: int) -> None:
+        now = self.counts._asdict()
+        self.counts = Counts(**{state: now[state] + changes.get(state, 0) for state in now})
+
+    def _say(self, stage: Stage, note: str = "") -> None:
+        rate = self._speed.rate(time.monotonic(), self._began_s)
+        if not self._workers and not note:
+            stage, note = Stage.WAIT, f"No worker for {self.target} is alive."
+        self.on_progress(RunProgress(stage, self.counts, rate, len(self._workers), note))

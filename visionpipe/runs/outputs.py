@@ -1,0 +1,122 @@
+"""Writes what a run found, from its ledger: once at the end, again on every resume, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from visionpipe.runs.columns import Columns, columns, named_scores
+from visionpipe.runs.gallery import Gallery
+from visionpipe.runs.labels import Comparison, Labels
+from visionpipe.runs.ledger import Ledger
+from visionpipe.runs.names import as_base64, as_text, real_path
+from visionpipe.runs.progress import OnProgress, RunProgress, Stage
+from visionpipe.runs.report import RunReport, Tally
+from visionpipe.runs.rows import InputState, Row
+from visionpipe.runs.spec import RunSpec
+from visionpipe.schemas.jobs import ModelInfo
+
+FIXED = ["path", "path_base64", "state", "code", "message", "image_width", "image_height"]
+"""The columns of every CSV file, before those of the task."""
+
+
+def write_outputs(
+    ledger: Ledger, spec: RunSpec, out: Path, on_progress: OnProgress, labels: Labels | None = None
+) -> RunReport:
+    """Write ``results.jsonl``, ``results.csv``, ``index.html`` and ``report.json``, and return the last."""
+    counts = ledger.counts()
+    on_progress(RunProgress(Stage.WRITE, counts))
+    layout = columns(spec.task, ledger.widest("$.result.classes"))
+    target = ledger.facts().get("pinned", spec.model)
+    tally, comparison = Tally(), Comparison(labels)
+    gallery = Gallery(spec.folder_bytes, real_path(out))
+    with ExitStack() as files:
+        lines = files.enter_context(replacing(out / "results.jsonl"))
+        table = csv.writer(files.enter_context(replacing(out / "results.csv")), lineterminator="\r\n")
+        table.writerow([*FIXED, *layout.names, "model"])
+        for row in ledger.rows():
+            answer = json.loads(row.answer) if row.answer else {}
+            result = answer.get("result")
+            lines.write(_line(row, answer, target) + "\n")
+            table.writerow(_cells(row, result, layout, target))
+            scores = named_scores(result) if result else []
+            truth = comparison.add(as_text(row.path), scores[0][0] if scores else None)
+            tally.add(row, answer.get("timings"))
+            gallery.add(row, scores, truth)
+    on_progress(RunProgress(Stage.REPORT, counts))
+    report = _report(ledger, spec, target, tally, comparison)
+    with replacing(out / "index.html") as page:
+        gallery.write(page, report)
+    with replacing(out / "report.json") as file:
+        file.write(report.model_dump_json(indent=2) + "\n")
+    return report
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a file for writing that takes the place of ``path`` only once it is whole and on disk."""
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _line(row: Row, answer: dict[str, Any], target: str) -> str:
+    skipped = row.state is InputState.SKIPPED
+    error = None if skipped or row.code is None else answer.get("error") or {"code": row.code, "message": row.message}
+    return json.dumps(
+        {
+            "path": as_text(row.path),
+            "path_base64": as_base64(row.path),
+            "state": row.state,
+            "reason": row.code if skipped else None,
+            "result": answer.get("result"),
+            "error": error,
+            "timings": answer.get("timings"),
+            "model": None if skipped else target,
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def _cells(row: Row, result: dict[str, Any] | None, layout: Columns, target: str) -> list[Any]:
+    width, height = (result or {}).get("image_size_wh") or (None, None)
+    values = layout.values(result) if result else [None] * len(layout.names)
+    model = None if row.state is InputState.SKIPPED else target
+    return [as_text(row.path), as_base64(row.path), row.state, row.code, row.message, width, height, *values, model]
+
+
+def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison: Comparison) -> RunReport:
+    worked_s, settled = ledger.work()
+    states = tally.states
+    return RunReport(
+        run=ledger.facts()["run"],
+        folder=as_text(spec.folder_bytes),
+        task=spec.task,
+        model=target,
+        options=spec.options,
+        found=states.total(),
+        done=states[InputState.DONE],
+        failed=states[InputState.FAILED],
+        skipped=states[InputState.SKIPPED],
+        open=states[InputState.PENDING] + states[InputState.SUBMITTED],
+        failures=tally.most_frequent_failures(),
+        skips=dict(sorted(tally.skips.items())),
+        worked_s=round(worked_s, 3),
+        images_per_s=round(settled / worked_s, 2) if worked_s > 0 else 0.0,
+        stage_ms=tally.stage_ms(),
+        slowest=tally.slowest(),
+        models=[ModelInfo.model_validate_json(model) for model in ledger.models()],
+        accuracy=comparison.accuracy(),
+    )

@@ -1,0 +1,64 @@
+"""Turns the inputs of a chunk into images to submit, each on its own: one unreadable file is one failed row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from visionpipe.errors import ImageError
+from visionpipe.media import MediaRoots, read_file
+from visionpipe.runs.rows import Input, Outcome
+from visionpipe.schemas.images import MediaImage
+from visionpipe.schemas.jobs import ErrorInfo
+
+
+class Prepared(NamedTuple):
+    """What can be submitted of a chunk, and what cannot."""
+
+    images: list[MediaImage | bytes]
+    """A reference where the workers mount the file, else its bytes; in order."""
+    refused: list[Outcome]
+    """An error for every other position."""
+
+
+def prepare(
+    inputs: Iterable[Input], folder: bytes, roots: MediaRoots, shared: frozenset[str], *, max_bytes: int
+) -> Prepared:
+    """Read or reference every input; does file I/O, so call it in a thread.
+
+    Args:
+        inputs: The inputs.
+        folder: Folder they are relative to.
+        roots: The media roots of this process.
+        shared: Names of those that every worker mounts as well.
+        max_bytes: Largest file to read.
+    """
+    prepared = Prepared([], [])
+    for position, image in enumerate(inputs):
+        path = Path(os.fsdecode(folder + b"/" + image.path))
+        try:
+            prepared.images.append(_image(path, roots, shared, max_bytes))
+        except ImageError as error:
+            prepared.refused.append(refusal(position, error))
+    return prepared
+
+
+def _image(path: Path, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:
+    if shared:
+        reference = roots.reference(path)
+        if reference is not None and reference.root in shared:
+            return reference
+    return read_file(path, max_bytes=max_bytes)
+
+
+def refusal(position: int, error: ImageError) -> Outcome:
+    """Record an error that stopped an input before it was submitted."""
+    info = ErrorInfo(code=error.code, message=_text(error.message))
+    answer = f'{{"error":{info.model_dump_json()}}}'
+    return Outcome(position, answer, error.code, info.message)
+
+
+def _text(message: str) -> str:
+    return message.encode("utf-8", "backslashreplace").decode("utf-8")

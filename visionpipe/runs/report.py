@@ -1,0 +1,153 @@
+"""What a run amounts to: the numbers in ``report.json`` and in the printed summary."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from visionpipe.runs.names import as_text
+from visionpipe.runs.rows import InputState, Row
+from visionpipe.schemas.base import Schema
+from visionpipe.schemas.jobs import ModelInfo
+
+SLOWEST = 5
+WORK_STAGES = ("fetch", "decode", "preprocess", "forward", "postprocess")
+WAIT_STAGES = ("queue", "batch_wait")
+
+
+class Failure(Schema):
+    """Inputs that failed alike."""
+
+    code: str
+    """Their error code."""
+    count: int
+    """How many."""
+    example_path: str
+    """The first of them."""
+    example_message: str
+    """What was said about it."""
+
+
+class SlowInput(Schema):
+    """An input that took long."""
+
+    path: str
+    """Relative to the folder."""
+    work_ms: float
+    """Fetch to postprocess, without waiting."""
+
+
+class Accuracy(Schema):
+    """Answers held against true labels."""
+
+    split: str
+    """``all``, or one split of the labels."""
+    right: int
+    """The most probable class is the true one."""
+    wrong: int
+    """It is another."""
+    unanswered: int
+    """The input failed."""
+
+    @property
+    def share(self) -> float:
+        """Right among the answered, 0 to 1."""
+        return self.right / max(1, self.right + self.wrong)
+
+
+class RunReport(Schema):
+    """One run over a folder."""
+
+    run: str
+    """Id of the run."""
+    folder: str
+    """What was scanned."""
+    task: str
+    """What was asked."""
+    model: str
+    """Of which model, pinned once work began."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The task's options."""
+    found: int
+    """Inputs named by the scan: ``done + failed + skipped``, and ``open`` while the run goes on."""
+    done: int
+    """With a result."""
+    failed: int
+    """With an error."""
+    skipped: int
+    """Not submitted."""
+    open: int = 0
+    """Without an outcome so far."""
+    failures: list[Failure] = Field(default_factory=list)
+    """The failed by code, most frequent first."""
+    skips: dict[str, int] = Field(default_factory=dict)
+    """The skipped by reason."""
+    worked_s: float = Field(ge=0)
+    """Seconds of work in all sittings, without scanning and writing."""
+    images_per_s: float = Field(ge=0)
+    """Outcomes a second of that."""
+    stage_ms: dict[str, float] = Field(default_factory=dict)
+    """Mean milliseconds an image spent in each stage; a forward pass is shared by its batch."""
+    slowest: list[SlowInput] = Field(default_factory=list)
+    """The inputs with the most work."""
+    models: list[ModelInfo] = Field(default_factory=list)
+    """Which models answered, on which device, in which precision."""
+    accuracy: list[Accuracy] = Field(default_factory=list)
+    """Answers against labels, where labels were given."""
+
+
+@dataclass
+class Tally:
+    """Collects the report's numbers, one row at a time."""
+
+    states: Counter[InputState] = field(default_factory=Counter)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    skips: Counter[str] = field(default_factory=Counter)
+    _stages: dict[str, float] = field(default_factory=dict)
+    _timed: int = 0
+    _slowest: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, row: Row, timings: dict[str, float] | None) -> None:
+        """Take one row into account."""
+        self.states[row.state] += 1
+        if row.state is InputState.SKIPPED:
+            self.skips[row.code or ""] += 1
+        elif row.state is InputState.FAILED:
+            self._fail(row)
+        elif timings:
+            self._time(as_text(row.path), timings)
+
+    def _fail(self, row: Row) -> None:
+        code = row.code or ""
+        known = self.failures.get(code)
+        self.failures[code] = (
+            known.model_copy(update={"count": known.count + 1})
+            if known
+            else Failure(code=code, count=1, example_path=as_text(row.path), example_message=row.message)
+        )
+
+    def _time(self, path: str, timings: dict[str, float]) -> None:
+        spent = {stage: timings.get(f"{stage}_ms", 0.0) for stage in (*WAIT_STAGES, *WORK_STAGES)}
+        spent["forward"] /= max(1, timings.get("batch", 1))
+        self._timed += 1
+        for stage, ms in spent.items():
+            self._stages[stage] = self._stages.get(stage, 0.0) + ms
+        heapq.heappush(self._slowest, (sum(spent[stage] for stage in WORK_STAGES), path))
+        if len(self._slowest) > SLOWEST:
+            heapq.heappop(self._slowest)
+
+    def stage_ms(self) -> dict[str, float]:
+        """Mean milliseconds by stage."""
+        return {stage: round(total / max(1, self._timed), 4) for stage, total in self._stages.items()}
+
+    def slowest(self) -> list[SlowInput]:
+        """The slowest inputs, slowest first."""
+        return [SlowInput(path=path, work_ms=round(ms, 3)) for ms, path in sorted(self._slowest, reverse=True)]
+
+    def most_frequent_failures(self) -> list[Failure]:
+        """Failures by code, most frequent first."""
+        return sorted(self.failures.values(), key=lambda failure: (-failure.count, failure.code))
