@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 PACKAGES := visionpipe workers models
 export UV_NO_PROGRESS := 1
+# The system may trust a certificate that uv does not know, behind a company proxy for example.
+export UV_SYSTEM_CERTS ?= 1
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -147,11 +147,15 @@ class Supervisor:
 
     def stop(self, *, drain: bool = True) -> None:
         """Drain the workers and wait until all are gone; ``drain=False`` ends them at once."""
+        self.ask_to_stop(drain=drain)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def ask_to_stop(self, *, drain: bool = True) -> None:
+        """As ``stop``, without waiting; ``alive`` tells when it is done."""
         if not drain:
             self._impatient.set()
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def _watch(self) -> None:
         try:

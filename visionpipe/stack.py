@@ -1,0 +1,169 @@
+"""A whole VisionPipe on this machine: Redis and workers, started where they are missing and stopped afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionpipe.embedded import embedded_redis
+from visionpipe.errors import QueueUnavailableError
+from visionpipe.queue import calls, connect, run
+from visionpipe.schemas.jobs import WorkerRecord
+from visionpipe.settings import Settings, load_settings
+from visionpipe.supervisor import Supervisor, WorkerSpec
+
+if TYPE_CHECKING:
+    from visionpipe.client import Client
+
+START_TIMEOUT_S = 300.0
+"""How long a worker may take to load and warm up its model."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A Redis with workers for the models that were asked for."""
+
+    redis_url: str
+    """Where clients connect."""
+    settings: Settings
+    """The settings, with that URL in them."""
+    supervisor: Supervisor
+    """Keeps the workers that this stack started."""
+
+    @property
+    def started(self) -> list[str]:
+        """The models for which this stack started a worker; others were served already."""
+        return [slot.spec.model for slot in self.supervisor.slots]
+
+
+@contextlib.contextmanager
+def redis_of(settings: Settings) -> Iterator[str]:
+    """The configured Redis, or else the embedded one while the context lasts.
+
+    Raises:
+        EmbeddedRedisError: None is configured and the embedded one cannot be used.
+    """
+    if settings.redis_url is not None:
+        yield settings.redis_url
+    else:
+        with embedded_redis(settings) as url:
+            yield url
+
+
+@contextlib.contextmanager
+def ensure_stack(
+    models: Sequence[str],
+    *,
+    settings: Settings | None = None,
+    media_roots: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    on_progress: Callable[[str], None] | None = None,
+) -> Iterator[Stack]:
+    """Have Redis and a worker for each model while the context lasts, and stop afterwards what was started here.
+
+    Uses the configured Redis or else the embedded one, and workers that run already. Should those end in the
+    meantime (another command's stack, for example), workers of our own take their place.
+
+    Args:
+        models: Names, or ``name@digest``.
+        settings: Read from the environment if not given.
+        media_roots: Named folders that workers started here may read, besides those of the settings.
+        device: Device of workers started here.
+        precision: Precision of the same.
+        on_progress: Told in one line of each step.
+
+    Raises:
+        EmbeddedRedisError: The embedded Redis cannot be used.
+        QueueUnavailableError: The configured Redis cannot be reached.
+        WorkerStartError: A worker did not start; the message has its last words.
+    """
+    settings = settings or load_settings()
+    tell = on_progress or _log.info
+    roots = {**settings.media_roots, **(media_roots or {})}
+    with redis_of(settings) as url:
+        settings = settings.model_copy(update={"redis_url": url, "media_roots": roots})
+        tell(f"Redis: {url}" if url.startswith("unix:") else "Redis: as configured")
+        specs = {model: WorkerSpec(model, device=device, precision=precision) for model in models}
+        with contextlib.closing(connect(url)) as redis:
+            missing = _unserved(list(specs), run(redis, calls.workers()))
+        log_folder = settings.data_dir.expanduser() / "logs"
+        supervisor = Supervisor(url, [specs[model] for model in missing], settings, log_folder=log_folder)
+        with supervisor:
+            if missing:
+                tell(f"Starting a worker for {', '.join(missing)} (log in {log_folder})")
+                supervisor.wait_ready(START_TIMEOUT_S)
+                tell("Ready")
+            with _kept_served(supervisor, specs):
+                yield Stack(url, settings, supervisor)
+
+
+@contextlib.contextmanager
+def local_stack(
+    models: Sequence[str] = ("lenet-digits",),
+    *,
+    media_roots: Mapping[str, Path] | None = None,
+    settings: Settings | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Iterator[Client]:
+    """A connected client with Redis and workers behind it; needs nothing to be installed or running.
+
+    Example:
+        >>> with visionpipe.local_stack(["lenet-digits"]) as client:
+        ...     print(client.classify("seven.png"))
+
+    Args:
+        models: Models to serve: names, or ``name@digest``.
+        media_roots: Named folders whose files are passed by reference.
+        settings: Read from the environment if not given.
+        on_progress: Told in one line of each step of the start.
+
+    Raises:
+        EmbeddedRedisError: The embedded Redis cannot be used.
+        WorkerStartError: A worker did not start; the message has its last words.
+    """
+    from visionpipe.client import Client
+
+    with (
+        ensure_stack(models, settings=settings, media_roots=media_roots, on_progress=on_progress) as stack,
+        Client(stack.redis_url, settings=stack.settings) as client,
+    ):
+        yield client
+
+
+def _unserved(models: Sequence[str], live: list[WorkerRecord]) -> list[str]:
+    served = {name for record in live if record.state == "ready" for name in _targets(record)}
+    return [model for model in models if model not in served]
+
+
+def _targets(record: WorkerRecord) -> tuple[str, str]:
+    return record.model, f"{record.model}@{record.digest}"
+
+
+@contextlib.contextmanager
+def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec]) -> Iterator[None]:
+    ended = threading.Event()
+    thread = threading.Thread(target=_keep_served, args=(supervisor, specs, ended), name="stack", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], ended: threading.Event) -> None:
+    with contextlib.closing(connect(supervisor.redis_url)) as redis:
+        while not ended.wait(supervisor.settings.renew_s):
+            with contextlib.suppress(QueueUnavailableError):
+                ours = {slot.spec.model for slot in supervisor.slots}
+                for model in _unserved([model for model in specs if model not in ours], run(redis, calls.workers())):
+                    _log.warning("Nobody serves %s any more; starting a worker", model)
+                    supervisor.add(specs[model])
