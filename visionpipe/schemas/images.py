@@ -13,6 +13,8 @@ MAX_INLINE_BYTES = 8_000
 
 
 class _Image(Schema):
+    """What every reference carries."""
+
     name: str | None = Field(default=None, max_length=1024)
     """The caller's own word for this image, repeated in its item; never opened."""
 
@@ -21,6 +23,7 @@ class BlobImage(_Image):
     """Pixels that the client put into the store."""
 
     kind: Literal["blob"] = "blob"
+    """Selects this kind of reference."""
     key: str = Field(pattern=r"^(blob|upload):[A-Za-z0-9_.:-]{1,200}$")
     """``blob:<job>:<i>`` lives as long as its job; ``upload:<sha256>`` until its own time is up."""
     size_bytes: int = Field(ge=0)
@@ -33,6 +36,7 @@ class MediaImage(_Image):
     """A file below a media root that client and worker both mount."""
 
     kind: Literal["media"] = "media"
+    """Selects this kind of reference."""
     root: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """Name of the media root."""
     path: str = Field(min_length=1, max_length=4096)
@@ -47,6 +51,7 @@ class UrlImage(_Image):
     """An http(s) URL that the worker fetches."""
 
     kind: Literal["url"] = "url"
+    """Selects this kind of reference."""
     url: str = Field(pattern=r"^https?://", max_length=4096)
     """Must resolve to public addresses, unless the workers allow private ones."""
 
@@ -55,6 +60,7 @@ class InlineImage(_Image):
     """A tiny image inside the request itself."""
 
     kind: Literal["inline"] = "inline"
+    """Selects this kind of reference."""
     data: bytes = Field(min_length=1, max_length=MAX_INLINE_BYTES)
     """The encoded image; base64 in JSON."""
 

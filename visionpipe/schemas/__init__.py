@@ -1,0 +1,1 @@
+"""What crosses the wire, as pydantic models: images, requests, results, jobs."""
