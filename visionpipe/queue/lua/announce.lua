@@ -15,8 +15,10 @@ end
 if valid > 0 then
   redis.call('HSET', 'vp:workers', worker, ARGV[2])
   redis.call('ZADD', 'vp:beats', now + valid, worker)
+  redis.call('HSET', 'vp:beaten', worker, now)
 else
   redis.call('HDEL', 'vp:workers', worker)
+  redis.call('HDEL', 'vp:beaten', worker)
   redis.call('ZREM', 'vp:beats', worker)
 end
 return now

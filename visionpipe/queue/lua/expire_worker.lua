@@ -16,5 +16,6 @@ if raw then
   end
 end
 redis.call('HDEL', 'vp:workers', worker)
+redis.call('HDEL', 'vp:beaten', worker)
 redis.call('ZREM', 'vp:beats', worker)
 return lapsed

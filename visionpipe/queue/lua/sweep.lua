@@ -38,5 +38,6 @@ end
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'vp:beats', '-inf', now - 60000)) do
   redis.call('ZREM', 'vp:beats', worker)
   redis.call('HDEL', 'vp:workers', worker)
+  redis.call('HDEL', 'vp:beaten', worker)
 end
 return {lapsed, expired, reticketed}

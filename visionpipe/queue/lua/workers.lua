@@ -1,11 +1,10 @@
--- Live workers: {record JSON, beat_ms, valid_until...}. ARGV: valid_ms
+-- Live workers, as a flat list of record JSON and time of the last beat.
 local now, out = now_ms(), {}
-local live = redis.call('ZRANGEBYSCORE', 'vp:beats', now, '+inf', 'WITHSCORES')
-for i = 1, #live, 2 do
-  local raw = redis.call('HGET', 'vp:workers', live[i])
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'vp:beats', now, '+inf')) do
+  local raw = redis.call('HGET', 'vp:workers', worker)
   if raw then
     out[#out + 1] = raw
-    out[#out + 1] = tostring(live[i + 1])
+    out[#out + 1] = redis.call('HGET', 'vp:beaten', worker) or '0'
   end
 end
 return out

@@ -1,0 +1,105 @@
+"""Classification: the most probable classes of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models.loading import parity_images
+from models.preprocess import Preprocess
+from visionpipe.schemas.requests import ClassificationOptions
+from visionpipe.schemas.results import ClassificationResult, ClassScore, Result
+from workers.hosted import HostedModel
+from workers.runtime import Runtime
+from workers.work import Work
+
+MAX_DELTA_P = 0.02
+"""Largest difference in any probability that a faster precision may make."""
+MIN_MARGIN = 0.04
+"""Top-1 must agree wherever fp32 leads by more than this."""
+
+
+class ClassificationRuntime(Runtime):
+    """Softmax over the network's logits (N, K)."""
+
+    def __init__(self, hosted: HostedModel) -> None:
+        super().__init__(hosted)
+        self._preprocess = hosted.hooks.preprocess or Preprocess(hosted.card.preprocess)
+        self._labels = hosted.card.labels
+
+    def prepare(self, work: Work) -> None:
+        """Make the network's input, float32 (C, H, W)."""
+        assert work.image is not None
+        work.prepared = self._preprocess(work.image.image)
+        work.num_pixels = work.prepared.numel()
+        work.key = tuple(work.prepared.shape)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[Work]) -> Tensor:
+        """Give probabilities, float32 (N, K) in [0, 1], on the CPU."""
+        inputs_NCHW = torch.stack([work.prepared for work in batch])
+        return self._probabilities(self.hosted.to_input(inputs_NCHW))
+
+    def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Result]:
+        """Name the most probable classes of each image."""
+        wanted = [_options(work) for work in batch]
+        k = min(max(options.top_k for options in wanted), outputs.shape[1])
+        scores, ids = outputs.topk(k, dim=1)
+        rows = zip(batch, wanted, scores.tolist(), ids.tolist(), strict=True)
+        return [self._result(work, options, row, classes) for work, options, row, classes in rows]
+
+    def _result(self, work: Work, options: ClassificationOptions, scores: list[float], ids: list[int]) -> Result:
+        named = [
+            ClassScore(class_id=class_id, label=self._label(class_id), score=min(max(score, 0.0), 1.0))
+            for rank, (score, class_id) in enumerate(zip(scores, ids, strict=True))
+            if rank < options.top_k and (rank == 0 or score >= options.score_threshold)
+        ]
+        return ClassificationResult(image_size_wh=work.size_wh, classes=named)
+
+    def _label(self, class_id: int) -> str:
+        return self._labels[class_id] if class_id < len(self._labels) else str(class_id)
+
+    def _probabilities(self, inputs: Tensor, network: torch.nn.Module | None = None) -> Tensor:
+        logits: Tensor = (network or self.hosted.fast)(inputs)
+        if self.hosted.hooks.postprocess is not None:
+            logits = self.hosted.hooks.postprocess(logits)
+        if not torch.isfinite(logits).all():
+            raise ArithmeticError(f"{self.hosted.card.name} gave logits that are not finite")
+        return logits.float().softmax(dim=1).cpu()
+
+    def warm_up(self, num_images: int) -> None:
+        """Run one micro-batch of a blank picture."""
+        blank = self._preprocess(Image.new("RGB", (64, 64)))
+        with torch.inference_mode():
+            self._probabilities(self.hosted.to_input(blank.expand(num_images, *blank.shape).contiguous()))
+
+    @torch.inference_mode()
+    def parity(self, precision: str) -> bool:
+        """Compare probabilities with fp32 on the card's parity inputs."""
+        inputs = [self._preprocess(picture)[None] for picture in parity_images(self.hosted.entry)]
+        network = self.hosted.in_precision(precision)
+        dtype = next(network.parameters(), torch.zeros(0)).dtype
+        device = self.hosted.device.torch_device
+        exact = torch.cat([self._probabilities(x.to(device), self.hosted.master) for x in inputs])
+        quick = torch.cat([self._probabilities(x.to(device, dtype), network) for x in inputs])
+        return agrees(exact, quick)
+
+
+def agrees(exact: Tensor, quick: Tensor) -> bool:
+    """Whether two sets of probabilities (N, K) give the same answers, within the stated tolerance."""
+    if (exact - quick).abs().max() > MAX_DELTA_P:
+        return False
+    top = exact.topk(min(2, exact.shape[1]), dim=1).values
+    clear = (top[:, 0] - top[:, -1] > MIN_MARGIN) if top.shape[1] == 2 else torch.ones(len(exact), dtype=torch.bool)
+    return bool((exact.argmax(1) == quick.argmax(1))[clear].all())
+
+
+def _options(work: Work) -> ClassificationOptions:
+    assert isinstance(work.request.options, ClassificationOptions)
+    return work.request.options
+
+
+RUNTIME = ClassificationRuntime

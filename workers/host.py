@@ -1,0 +1,271 @@
+"""One Celery worker process hosting one model: wiring, readiness, drain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import SecurityWarning
+from celery.signals import worker_ready
+from kombu.entity import Queue
+
+from models.catalog import Catalog, Entry
+from models.errors import ModelError
+from visionpipe.errors import ModelLoadError, UnsupportedTaskError, VisionPipeError
+from visionpipe.fetch import Fetcher
+from visionpipe.queue import TASK_NAME, connect, keys, make_app
+from visionpipe.schemas.base import ID_PATTERN
+from visionpipe.schemas.jobs import Lane, WorkerRecord
+from visionpipe.settings import Settings
+from visionpipe.store import open_store
+from workers.batching import HANG_EXIT
+from workers.device import keep_freed_memory
+from workers.engine import Engine, Parts
+from workers.hosted import HostedModel
+from workers.keeper import Keeper
+from workers.metrics import Metrics, serve_http
+from workers.outcome import ours
+from workers.runtime import Runtime, make_runtimes
+from workers.version import version
+from workers.window import LaneOrder, Window
+
+logger = logging.getLogger("visionpipe.host")
+
+CLAIM_THREADS = 4
+"""Celery pool threads; each only claims a job and hands it on."""
+TARGET_STEP_S = 0.25
+"""A micro-batch should take no longer than this, since interactive work waits for it."""
+MIN_SPEEDUP = 1.2
+"""A reduced precision must be so much faster than fp32 to be worth its rounding."""
+DEAF_S = 90
+"""A worker that has not asked Redis for tickets for so long is not alive."""
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """How to host a model."""
+
+    model: str
+    """``name`` or ``name@digest``."""
+    redis_url: str
+    device: str = "auto"
+    precision: str = "auto"
+    max_batch: int | None = None
+    """Largest micro-batch, in images; ``None`` takes the card's, or less where a step would take too long."""
+    lanes: Sequence[Lane] = tuple(Lane)
+    worker_id: str | None = None
+    media_roots: dict[str, Path] = field(default_factory=dict)
+
+
+class Host:
+    """A worker process from start to end."""
+
+    def __init__(self, options: HostOptions, settings: Settings) -> None:
+        keep_freed_memory()
+        # Celery warns root for the sake of pickle; this app takes JSON alone, and containers often run as root.
+        warnings.filterwarnings("ignore", message="You're running the worker with superuser", category=SecurityWarning)
+        self._options = options
+        self._settings = settings
+        self.worker = options.worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._hosted, self._runtimes = load_model(options, settings)
+        max_batch = warm_up(self._hosted, self._runtimes, options.max_batch)
+        self._window = Window(max_batch)
+        self._order = LaneOrder(self._window)
+        self._metrics = Metrics(self._hosted.card.name)
+        self._metrics.follow_held(lambda: self._window.held)
+        store = open_store(settings, connect(options.redis_url))
+        fetcher = Fetcher(store, settings, options.media_roots)
+        parts = Parts(self._hosted, self._runtimes, fetcher, self._window, self._metrics)
+        redis = connect(options.redis_url)
+        self._engine = Engine(redis, connect(options.redis_url), self.worker, parts, settings, max_batch=max_batch)
+        self._keeper = Keeper(
+            connect(options.redis_url),
+            self._record(max_batch),
+            settings,
+            store=store,
+            held=self._engine.held,
+            window=self._window,
+            metrics=self._metrics,
+        )
+        self._app = self._make_app()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        self._engine.batcher.start()
+        self._keeper.start()
+        self._serve_http()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
+        celery_worker = self._app.Worker(
+            pool="threads",
+            concurrency=CLAIM_THREADS,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel="WARNING",
+            quiet=True,
+            hostname=f"{self.worker}@%h",
+        )
+        worker_ready.connect(lambda **_: self._on_ready(), weak=False)
+        celery_worker.start()
+        self._keeper.retire()
+        logger.info("draining: finishing %d images, at most %g s", self._window.held, self._settings.drain_s)
+        self._engine.drain(self._settings.drain_s)
+        self._keeper.close()
+
+    def fault(self) -> str | None:
+        """What keeps this worker from working, for the liveness probe."""
+        if not self._engine.batcher.alive:
+            return "the device thread is dead"
+        if not self._engine.committer.alive:
+            return "the commit thread is dead"
+        silent = time.monotonic() - max(self._keeper.beat_at, 0.0)
+        if silent > max(DEAF_S, 6 * self._settings.renew_s):
+            return f"leases were last renewed {silent:.0f} s ago"
+        deaf = time.monotonic() - self._order.consumed_at
+        if deaf > DEAF_S:
+            return f"Redis was last asked for work {deaf:.0f} s ago"
+        return None
+
+    def _on_ready(self) -> None:
+        self._keeper.serve()
+        info = self._hosted.info
+        logger.info("ready: %s@%s on %s in %s as %s", info.name, info.digest, info.device, info.precision, self.worker)
+
+    def _record(self, max_batch: int) -> WorkerRecord:
+        info = self._hosted.info
+        return WorkerRecord(
+            worker=self.worker,
+            model=info.name,
+            digest=info.digest,
+            tasks=list(self._runtimes),
+            device=info.device,
+            precision=info.precision,
+            lanes=list(self._options.lanes),
+            media_roots=sorted(self._options.media_roots),
+            max_batch=max_batch,
+            version=version(),
+            started_at=time.time(),
+        )
+
+    def _make_app(self) -> Celery:
+        app = make_app(self._options.redis_url, queue_order_strategy=lambda: self._order)
+        info = self._hosted.info
+        targets = (info.name, f"{info.name}@{info.digest}")
+        names = [keys.lane_list(target, lane) for target in targets for lane in self._options.lanes]
+        app.conf.task_queues = [Queue(name, exchange=None, routing_key=name) for name in names]
+        app.conf.task_default_queue = names[0]
+
+        @app.task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
+        def accept(job: Any) -> None:
+            if isinstance(job, str) and re.fullmatch(ID_PATTERN, job):
+                self._engine.accept(job)
+            else:
+                logger.warning("a ticket without a proper job id was dropped: %.80r", job)
+
+        return app
+
+    def _serve_http(self) -> None:
+        if self._settings.http_port is None:
+            return
+        server = serve_http(
+            self._settings.http_host,
+            self._settings.http_port,
+            self._metrics,
+            is_alive=self.fault,
+            is_ready=lambda: self._keeper.serving and self.fault() is None,
+        )
+        logger.info("http://%s:%d/metrics", *server.server_address[:2])
+
+    def _watch(self) -> None:
+        """End the process when a device step hangs; nothing less can free the device."""
+        while True:
+            started = self._engine.batcher.step_started
+            if started is not None and time.monotonic() - started > self._settings.hang_s:
+                logger.critical("a device step has taken more than %g s; the worker ends", self._settings.hang_s)
+                os._exit(HANG_EXIT)
+            time.sleep(min(1.0, self._settings.hang_s / 4))
+
+
+def load_model(options: HostOptions, settings: Settings) -> tuple[HostedModel, dict[str, Runtime]]:
+    """Find a card, load its weights, settle on a precision and make its runtimes.
+
+    Raises:
+        UnknownModelError: No card has that name, or its digest is another.
+        ModelLoadError: Card, code or weights cannot be loaded.
+        UnsupportedTaskError: This version can do none of the card's tasks.
+    """
+    try:
+        entry: Entry = Catalog(settings.models).find(options.model)
+        hosted = HostedModel(entry, device=options.device)
+    except ModelError as error:
+        raised = ours(error)
+        assert isinstance(raised, VisionPipeError)
+        raise raised from error
+    runtimes = make_runtimes(hosted)
+    if not runtimes:
+        raise UnsupportedTaskError(
+            f"Expected {entry.name} to have a task that this version serves, its card has only: {entry.card.tasks}."
+        )
+    try:
+        hosted.choose_precision(
+            options.precision, lambda name: all(runtime.parity(name) for runtime in runtimes.values())
+        )
+    except ModelError as error:
+        raise ModelLoadError(error.message, **error.details) from error
+    if options.precision == "auto" and hosted.device.precision != "fp32":
+        keep_fp32_unless_slower(hosted, runtimes)
+    return hosted, runtimes
+
+
+def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -> None:
+    """Go back to fp32 where the reduced precision gains nothing, as with tiny networks."""
+    reduced = hosted.device.precision
+    reduced_s = _fastest_s(runtimes)
+    hosted.set_precision("fp32")
+    if reduced_s * MIN_SPEEDUP < _fastest_s(runtimes):
+        hosted.set_precision(reduced)
+
+
+def _fastest_s(runtimes: dict[str, Runtime]) -> float:
+    total = 0.0
+    for runtime in runtimes.values():
+        times = []
+        for _ in range(4):
+            started = time.monotonic()
+            runtime.warm_up(4)
+            times.append(time.monotonic() - started)
+        total += min(times)
+    return total
+
+
+def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None) -> int:
+    """Run every runtime once or more, so that the first job pays for nothing; gives the largest micro-batch.
+
+    Unless told otherwise the card's batch size is lowered until one step takes about ``TARGET_STEP_S``.
+    """
+    slowest_s = 0.0
+    for runtime in runtimes.values():
+        runtime.warm_up(1)
+        runtime.warm_up(4)
+        started = time.monotonic()
+        runtime.warm_up(4)
+        slowest_s = max(slowest_s, (time.monotonic() - started) / 4)
+    card_max = hosted.card.serving.max_batch
+    fitting = int(TARGET_STEP_S / slowest_s) if slowest_s > 0 else card_max
+    chosen = max_batch or max(1, min(card_max, max(4, fitting)))
+    if hosted.device.torch_device.type == "cuda":
+        for runtime in runtimes.values():
+            runtime.warm_up(chosen)
+    return chosen

@@ -1,0 +1,66 @@
+"""The model a worker hosts: one fast copy for answers, one fp32 copy for gradients and parity."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from models.catalog import Entry
+from models.loading import hooks, load
+from visionpipe.schemas.jobs import ModelInfo
+from workers.device import Device, pick_device, pick_precision
+
+
+class HostedModel:
+    """A card with its weights on a device.
+
+    Attributes:
+        entry: Where the card was found.
+        master: The network in fp32, eval mode, on the device; for hooks and gradients.
+        device: Where it computes, and in which precision it answers.
+        fast: The network in the answering precision.
+    """
+
+    def __init__(self, entry: Entry, *, device: str = "auto") -> None:
+        self.entry = entry
+        self.card = entry.card
+        self.hooks = hooks(entry)
+        torch_device = pick_device(device)
+        self.master: nn.Module = load(entry).to(torch_device)
+        self.device = Device(torch_device, "fp32")
+        self.fast: nn.Module = self.master
+
+    def set_precision(self, precision: str) -> None:
+        """Make the fast copy: channels_last, and in the precision given."""
+        self.device = Device(self.device.torch_device, precision)
+        self.fast = self.in_precision(precision)
+        self.__dict__.pop("info", None)
+
+    def in_precision(self, precision: str) -> nn.Module:
+        """Copy the network into another precision."""
+        dtype = Device(self.device.torch_device, precision).dtype
+        network: nn.Module = copy.deepcopy(self.master).to(dtype=dtype)
+        return network.to(memory_format=torch.channels_last)
+
+    def to_input(self, batch: Tensor) -> Tensor:
+        """Move a float32 batch (N, C, H, W) to the device, in the answering precision."""
+        moved = batch.to(self.device.torch_device, self.device.dtype, non_blocking=True)
+        return moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """What envelopes say about this model."""
+        return ModelInfo(
+            name=self.card.name,
+            digest=self.entry.digest,
+            precision=self.device.precision,
+            device=str(self.device.torch_device),
+        )
+
+    def choose_precision(self, wanted: str, is_faithful: Callable[[str], bool]) -> None:
+        """Settle on a precision; see ``workers.device.pick_precision``."""
+        self.set_precision(pick_precision(wanted, self.device.torch_device, is_faithful))

@@ -1,0 +1,159 @@
+"""Keeps a worker's promises to the queue: leases renewed, presence announced, stops heard, the queue swept."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+from redis import Redis
+from redis.exceptions import RedisError
+
+from visionpipe.errors import QueueUnavailableError
+from visionpipe.queue import calls, keys, run
+from visionpipe.schemas.jobs import JobState, WorkerRecord
+from visionpipe.settings import Settings
+from visionpipe.store import Store
+from workers.metrics import Metrics
+from workers.window import Window
+from workers.work import HeldJob
+
+logger = logging.getLogger("visionpipe.keeper")
+
+_STOPS = {"cancelled": JobState.CANCELLED, "expired": JobState.EXPIRED}
+
+
+class Keeper:
+    """One thread beside the work.
+
+    Args:
+        redis: Its own connection pool.
+        record: What to announce; counts are filled in.
+        settings: How often.
+        store: Where ended jobs' pixels are deleted from, if it is not Redis.
+        held: Gives the jobs that this worker holds.
+        window: For rate and counts.
+        metrics: Where lost jobs are counted.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        record: WorkerRecord,
+        settings: Settings,
+        *,
+        store: Store,
+        held: Callable[[], list[HeldJob]],
+        window: Window,
+        metrics: Metrics,
+    ) -> None:
+        self._redis = redis
+        self._record = record
+        self._settings = settings
+        self._store = store
+        self._held = held
+        self._window = window
+        self._metrics = metrics
+        self._process = psutil.Process()
+        self._serving = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self.beat_at = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to renew and to sweep; nothing is announced yet."""
+        self._thread.start()
+
+    def serve(self) -> None:
+        """Announce the worker, now and from now on."""
+        self._announce()
+        self._serving.set()
+
+    def retire(self) -> None:
+        """Announce nothing any more."""
+        self._serving.clear()
+        try:
+            run(self._redis, calls.retire(self._record))
+        except QueueUnavailableError as error:
+            logger.warning("could not retire: %s", error)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._thread.join(self._settings.renew_s + 1)
+
+    @property
+    def serving(self) -> bool:
+        """Whether the worker is announced."""
+        return self._serving.is_set()
+
+    def _run(self) -> None:
+        renew_at = sweep_at = time.monotonic()
+        while not self._closing.is_set():
+            now = time.monotonic()
+            try:
+                if now >= renew_at:
+                    self._renew()
+                    if self._serving.is_set():
+                        self._announce()
+                    renew_at = now + self._settings.renew_s
+                    self.beat_at = now
+                if now >= sweep_at:
+                    self._sweep()
+                    sweep_at = now + self._settings.sweep_s
+                self._expire(now)
+                self._listen(min(renew_at, sweep_at, *self._deadlines()) - time.monotonic())
+            except (QueueUnavailableError, RedisError) as error:
+                logger.warning("Redis does not answer; trying again: %s", error)
+                self._closing.wait(min(1.0, self._settings.renew_s))
+
+    def _listen(self, timeout_s: float) -> None:
+        """Wait for a cancelled job's id, at most so long."""
+        answer = self._redis.blpop([keys.control(self._record.worker)], timeout=max(timeout_s, 0.01))
+        if answer is not None:
+            for job in self._held():
+                if job.claim.job.encode() == answer[1]:
+                    job.stopped = job.stopped or JobState.CANCELLED
+
+    def _deadlines(self) -> list[float]:
+        return [job.deadline for job in self._held() if job.deadline is not None and job.stopped is None]
+
+    def _expire(self, now: float) -> None:
+        for job in self._held():
+            if job.stopped is None and job.deadline is not None and job.deadline <= now:
+                job.stopped = JobState.EXPIRED
+
+    def _renew(self) -> None:
+        held = [job for job in self._held() if not job.lost]
+        if not held:
+            return
+        pairs = [(job.claim.job, job.claim.token) for job in held]
+        answers = run(self._redis, calls.renew(pairs, self._settings))
+        for job, answer in zip(held, answers, strict=True):
+            if answer == "lost":
+                # It may just have ended: a commit on its way looks the same from here.
+                if job.open_items:
+                    logger.warning("job %s is held elsewhere now", job.claim.job)
+                    self._metrics.count_lost()
+                job.lost = True
+            elif answer in _STOPS:
+                job.stopped = job.stopped or _STOPS[answer]
+
+    def _announce(self) -> None:
+        told = {
+            "rate": self._window.rate,
+            "held_items": self._window.held,
+            "done_items": self._window.done_items,
+            "rss_bytes": self._process.memory_info().rss,
+        }
+        run(self._redis, calls.announce(self._record.model_copy(update=told), self._settings))
+
+    def _sweep(self) -> None:
+        swept = run(self._redis, calls.sweep(self._settings))
+        if any(swept):
+            logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten", *swept)
+        if self._store.external:
+            for job in run(self._redis, calls.gc()):
+                self._store.delete_job(job)

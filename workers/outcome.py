@@ -1,0 +1,37 @@
+"""The one place where an image's outcome, result or exception, becomes an item of the envelope."""
+
+from __future__ import annotations
+
+from models.errors import ModelError
+from visionpipe.errors import VisionPipeError, error_class
+from visionpipe.schemas.jobs import ErrorInfo, Item
+from visionpipe.schemas.results import Result
+from visionpipe.wire import error_info
+from workers.runtime import Outcome
+from workers.work import Work
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """Turn any exception into data; one of ``models`` becomes ours of the same code."""
+    return error_info(ours(error))
+
+
+def ours(error: BaseException) -> BaseException:
+    """Make our error of one that ``models`` raised; anything else stays what it is."""
+    if isinstance(error, ModelError):
+        kind: type[VisionPipeError] = error_class(error.code)
+        return kind(error.message, **error.details)
+    return error
+
+
+def item_json(work: Work, outcome: Outcome) -> tuple[int, bool, bytes]:
+    """Write one item: its index, whether it has a result, and its JSON."""
+    ok = isinstance(outcome, Result)
+    item = Item[Result].model_construct(
+        index=work.index,
+        name=work.name,
+        result=outcome if isinstance(outcome, Result) else None,
+        error=None if isinstance(outcome, Result) else describe(outcome),
+        timings=work.timings(),
+    )
+    return work.index, ok, item.model_dump_json(serialize_as_any=True).encode()

@@ -1,0 +1,115 @@
+"""What every task's runtime is, and the way of one micro-batch through it.
+
+A runtime is made once per worker and task. ``prepare`` runs in the decode threads, ``forward`` and ``steps`` on the
+device thread alone, ``results`` after them. Long work overrides ``steps`` instead of ``forward``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, ClassVar
+
+from visionpipe.errors import OutOfMemoryError
+from visionpipe.schemas.jobs import Progress
+from visionpipe.schemas.results import Result
+from workers.device import free_memory, is_out_of_memory
+from workers.hosted import HostedModel
+from workers.work import Work
+
+Outcome = Result | BaseException
+"""What one image's work ends in."""
+
+
+class Runtime(ABC):
+    """One task on one hosted model.
+
+    Args:
+        hosted: The model.
+    """
+
+    is_long: ClassVar[bool] = False
+    """Whether an image's work is a sequence of ``steps`` rather than one ``forward``."""
+
+    def __init__(self, hosted: HostedModel) -> None:
+        self.hosted = hosted
+
+    @abstractmethod
+    def prepare(self, work: Work) -> None:
+        """Set ``work.prepared``, ``work.num_pixels`` and ``work.key`` from ``work.image`` and the request."""
+
+    def forward(self, batch: Sequence[Work]) -> Any:
+        """Compute one micro-batch of equal keys on the device."""
+        raise NotImplementedError
+
+    def results(self, outputs: Any, batch: Sequence[Work]) -> list[Result]:
+        """Turn what ``forward`` gave into one result per image."""
+        raise NotImplementedError
+
+    def steps(self, work: Work) -> Generator[Progress, None, Result]:
+        """Do long work, yielding after each device step of at most one micro-batch where it is divisible.
+
+        When ``work.stopping`` becomes true the next step must return the best result so far, marked partial.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def warm_up(self, num_images: int) -> None:
+        """Run one micro-batch of synthetic images."""
+
+    @abstractmethod
+    def parity(self, precision: str) -> bool:
+        """Whether answers in a precision agree with those in fp32 on the card's parity inputs."""
+
+
+def make_runtimes(hosted: HostedModel) -> dict[str, Runtime]:
+    """Make a runtime for every task that the card names and this version can do; they live in ``workers.<task>``."""
+    made: dict[str, Runtime] = {}
+    for task in hosted.card.tasks:
+        if importlib.util.find_spec(f"workers.{task}") is not None:
+            made[task] = importlib.import_module(f"workers.{task}").RUNTIME(hosted)
+    return made
+
+
+def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callable[[int], None]) -> list[Outcome]:
+    """Take one micro-batch through forward and results.
+
+    A batch that raises is halved until the guilty image is alone; its neighbours get their results.
+
+    Args:
+        runtime: Of the task that all images of the batch share.
+        batch: Prepared work of one key.
+        on_out_of_memory: Told the size of a batch for which the memory did not suffice.
+    """
+    started = time.monotonic()
+    try:
+        outputs = runtime.forward(batch)
+        ended = time.monotonic()
+        results: list[Outcome] = list(runtime.results(outputs, batch))
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is its image's outcome, not the worker's end
+        if is_out_of_memory(error):
+            free_memory(runtime.hosted.device.torch_device)
+            on_out_of_memory(len(batch))
+        if len(batch) == 1:
+            return [_explain(error, batch[0])]
+        middle = len(batch) // 2
+        halves = (batch[:middle], batch[middle:])
+        return [outcome for half in halves for outcome in run_batch(runtime, half, on_out_of_memory)]
+    for work in batch:
+        work.batch = len(batch)
+        work.times_ms["batch_wait_ms"] = (started - work.ready_at) * 1000
+        work.times_ms["forward_ms"] = (ended - started) * 1000
+        work.times_ms["postprocess_ms"] = (time.monotonic() - ended) * 1000
+    return results
+
+
+def _explain(error: BaseException, work: Work) -> BaseException:
+    if not is_out_of_memory(error):
+        return error
+    return OutOfMemoryError(
+        f"Expected room for one image of {work.num_pixels} values, but the device has no memory left even with that "
+        "image alone. Use a smaller image, or a device with more memory."
+    )

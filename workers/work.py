@@ -1,0 +1,121 @@
+"""What a worker holds: jobs it has claimed, and the single images of them on their way through it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.images import Decoded
+from visionpipe.queue import Claim
+from visionpipe.schemas.images import ImageRef
+from visionpipe.schemas.jobs import ItemTimings, JobState, Lane
+from visionpipe.schemas.requests import Request
+
+COMMIT_EVERY_S = 2.0
+"""Finished items of an unfinished job are committed at least so often, so that little is ever redone."""
+
+
+@dataclass(eq=False)
+class HeldJob:
+    """A job that this worker has claimed; safe in threads.
+
+    Attributes:
+        open_items: Items that have neither an outcome nor been dropped.
+        stopped: The final state the job is heading for, once somebody stopped it.
+        lost: Whether another holds the job now; then nothing of it may be written.
+    """
+
+    claim: Claim
+    request: Request
+    open_items: int
+    claimed_at: float = field(default_factory=time.monotonic)
+    stopped: JobState | None = None
+    lost: bool = False
+    outcomes: list[tuple[int, bool, bytes]] = field(default_factory=list)
+    committed_at: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def lane(self) -> Lane:
+        """With which urgency the job came."""
+        return self.claim.lane
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a worker died while it held this job."""
+        return self.claim.attempts > 0
+
+    @property
+    def dropped(self) -> bool:
+        """Whether work that has not begun should not begin."""
+        return self.lost or self.stopped is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """The deadline, on this process' monotonic clock."""
+        left = self.claim.left_ms
+        return None if left is None else self.claimed_at + left / 1000
+
+    def settle(self, outcome: tuple[int, bool, bytes] | None) -> bool:
+        """Note one item's outcome, or that it was dropped; says whether the outcomes should be committed now."""
+        with self.lock:
+            self.open_items -= 1
+            if outcome is not None:
+                self.outcomes.append(outcome)
+            return self.open_items == 0 or time.monotonic() - self.committed_at >= COMMIT_EVERY_S
+
+    def take_outcomes(self) -> tuple[list[tuple[int, bool, bytes]], bool]:
+        """Take what is to be committed, and whether it is the last of this job."""
+        with self.lock:
+            taken, self.outcomes = self.outcomes, []
+            self.committed_at = time.monotonic()
+            return taken, self.open_items == 0
+
+
+@dataclass(eq=False)
+class Work:
+    """One image of a job on its way through the worker.
+
+    Attributes:
+        image: The decoded picture, between reading and preparing; none for a task without images.
+        size_wh: Its width and height in pixels, after EXIF orientation.
+        prepared: What the runtime made of it for its own forward pass.
+        num_pixels: Size of the prepared input, for the cap on a micro-batch.
+        key: Work with equal keys may share a micro-batch.
+    """
+
+    job: HeldJob
+    index: int
+    ref: ImageRef | None
+    read: Callable[[ImageRef], Decoded]
+    image: Decoded | None = None
+    size_wh: tuple[int, int] | None = None
+    prepared: Any = None
+    num_pixels: int = 0
+    key: Any = None
+    ready_at: float = 0.0
+    times_ms: dict[str, float] = field(default_factory=dict)
+    batch: int = 1
+
+    @property
+    def request(self) -> Request:
+        """The request that the image belongs to."""
+        return self.job.request
+
+    @property
+    def name(self) -> str | None:
+        """The caller's word for the image."""
+        return self.ref.name if self.ref is not None else None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether long work should hand over the best it has, now."""
+        return self.job.dropped
+
+    def timings(self) -> ItemTimings:
+        """Where the time went so far."""
+        rounded = {name: round(max(value, 0.0), 3) for name, value in self.times_ms.items()}
+        return ItemTimings(queue_ms=self.job.claim.waited_ms, batch=self.batch, **rounded)
