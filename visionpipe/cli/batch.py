@@ -1,0 +1,162 @@
+"""``visionpipe batch``: one question to every image of a folder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from visionpipe.aclient import AsyncClient
+from visionpipe.cli.batch_view import print_report, progress_view
+from visionpipe.errors import InvalidRequestError
+from visionpipe.runs import Labels, RunReport, rewrite_outputs, run_folder
+from visionpipe.runs.names import real_path
+from visionpipe.runs.progress import OnProgress
+from visionpipe.settings import load_settings
+from visionpipe.stack import Stack, ensure_stack
+
+EXIT_SOME_FAILED = 3
+"""Every input has an outcome, and some of the outcomes are errors."""
+EXIT_INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(batch)
+
+
+def batch(
+    task: Annotated[str, typer.Argument(help="What to ask, such as classification.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of images, scanned recursively.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where results go; resumes what it finds there.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="NAME or NAME@DIGEST.")],
+    option: Annotated[list[str] | None, typer.Option("-O", help="KEY=VALUE, an option of the task.")] = None,
+    pattern: Annotated[list[str] | None, typer.Option(help="Names to take, such as '*.png'.")] = None,
+    every_file: Annotated[bool, typer.Option("--all", help="Take every file, whatever its name.")] = False,
+    labels: Annotated[Path | None, typer.Option(help="CSV of path, label[, split] to compare with.")] = None,
+    chunk: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per job; adapts by default.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what OUTPUT holds of an earlier run.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed inputs again.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Only write the results again.")] = False,
+    redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of the embedded one.")] = None,
+    device: Annotated[str, typer.Option(help="Device of a worker started for this run.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision of the same.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run a folder through the queue; stopped at any point, the same command resumes it.
+
+    Exit code: 0 all done, 3 some inputs failed, 1 an error, 130 interrupted.
+    """
+    console = Console(stderr=True)
+    truths = Labels.read(labels) if labels else None
+    if report_only:
+        report = rewrite_outputs(output, labels=truths)
+    else:
+        job = FolderJob(
+            folder,
+            output,
+            task,
+            model,
+            options=parse_options(option or []),
+            more={
+                "patterns": tuple(pattern or ()),
+                "every_file": every_file,
+                "chunk": chunk,
+                "fresh": fresh,
+                "retry_failed": retry_failed,
+                "labels": truths,
+            },
+        )
+        settings = load_settings(redis_url=redis_url)
+        try:
+            with (
+                ensure_stack(
+                    [model],
+                    settings=settings,
+                    media_roots={root_name(folder): folder},
+                    device=device,
+                    precision=precision,
+                    on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+                ) as stack,
+                progress_view(console) as on_progress,
+            ):
+                report = asyncio.run(job.run(stack, on_progress))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            console.print(f"Interrupted. The same command resumes it; {output} remembers what is done.", markup=False)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    _finish(console, report, output, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class FolderJob:
+    """What to run over a folder, once there is a stack."""
+
+    folder: Path
+    output: Path
+    task: str
+    model: str
+    options: Mapping[str, Any]
+    more: Mapping[str, Any]
+    """Further arguments of ``run_folder``."""
+
+    async def run(self, stack: Stack, on_progress: OnProgress) -> RunReport:
+        """Run it; SIGTERM interrupts as Ctrl-C does."""
+        ours = asyncio.current_task()
+        assert ours is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ours.cancel)
+        async with AsyncClient(stack.redis_url, settings=stack.settings) as client:
+            return await run_folder(
+                client,
+                self.folder,
+                self.output,
+                task=self.task,
+                model=self.model,
+                options=self.options,
+                settings=stack.settings,
+                on_progress=on_progress,
+                **self.more,
+            )
+
+
+def root_name(folder: Path) -> str:
+    """A media root's name for a folder, the same wherever it is asked for."""
+    return f"run-{hashlib.sha256(real_path(folder)).hexdigest()[:12]}"
+
+
+def parse_options(texts: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` texts; a value that is JSON is taken as such, any other as text.
+
+    Raises:
+        InvalidRequestError: A text has no ``=``.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InvalidRequestError(f"Expected -O KEY=VALUE, got {text!r}.")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def _finish(console: Console, report: RunReport, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        print_report(console, report)
+        for name in ("results.jsonl", "results.csv", "report.json", "index.html"):
+            console.print(f"  {output / name}", style="dim", highlight=False, markup=False, soft_wrap=True)
+    if report.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
