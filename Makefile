@@ -6,6 +6,7 @@ UV := $(BIN)/uv
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 PACKAGES := visionpipe workers models
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
 export UV_NO_PROGRESS := 1
 # The system may trust a certificate that uv does not know, behind a company proxy for example.
 export UV_SYSTEM_CERTS ?= 1
@@ -36,8 +37,10 @@ format: $(READY) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(UV) ## resolve deploy/requirements.lock anew
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --all-extras --upgrade --output-file deploy/requirements.lock pyproject.toml
+lock: $(UV) ## resolve the lock files in deploy/ anew
+	$(COMPILE) --all-extras --upgrade --output-file deploy/requirements.lock
+	$(COMPILE) --extra worker --constraint deploy/requirements.lock --output-file deploy/requirements-worker.lock
+	$(COMPILE) --constraint deploy/requirements.lock --output-file deploy/requirements-client.lock
 
 clean: ## remove .venv, caches and outputs
 	rm -rf $(VENV) dist build demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,7 +14,7 @@ from visionpipe.errors import SettingsError
 class Settings(BaseSettings):
     """One deployment's settings; every process of it must agree on the queue's."""
 
-    model_config = SettingsConfigDict(env_prefix="VISIONPIPE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="VISIONPIPE_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     redis_url: str | None = None
     """``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded Redis."""
