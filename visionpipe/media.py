@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from visionpipe.errors import ImageChangedError, ImageNotFoundError, ImageTooLargeError, UnknownMediaRootError
@@ -51,15 +51,26 @@ class MediaRoots:
         """The names, sorted."""
         return sorted(self._roots)
 
-    def reference(self, path: Path, *, name: str | None = None) -> MediaImage | None:
+    def reference(
+        self, path: Path, name: str | None = None, *, among: Collection[str] | None = None
+    ) -> MediaImage | None:
         """Name a file by root and relative path; ``None`` when it lies below no root or its name is not UTF-8.
+
+        Args:
+            path: The file.
+            name: The caller's word for it.
+            among: The roots that may be used; unset means all.
 
         Raises:
             ImageNotFoundError: The file is missing or is no regular file.
         """
         # A worker follows no links below a root, so the reference must not contain any.
         real = Path(os.path.realpath(path))
-        inside = [(root, folder) for root, folder in self._real.items() if real.is_relative_to(folder)]
+        inside = [
+            (root, folder)
+            for root, folder in self._real.items()
+            if (among is None or root in among) and real.is_relative_to(folder)
+        ]
         if not inside:
             return None
         root, folder = max(inside, key=lambda pair: len(pair[1].parts))

@@ -1,0 +1,297 @@
+"""The client: one implementation, for asyncio. ``visionpipe.client`` is its blocking face."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar, Unpack, cast, overload
+
+from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
+from visionpipe.jobs import AsyncJob
+from visionpipe.mapping import Read, Window, stream
+from visionpipe.media import MediaRoots
+from visionpipe.queue import Accounts, QueueStatus
+from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
+from visionpipe.schemas.jobs import Item, Lane, WorkerRecord
+from visionpipe.schemas.results import Result
+from visionpipe.settings import Settings, load_settings
+from visionpipe.shortcuts import Shortcuts
+from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried
+from visionpipe.submission import Mapped, OptionsLike, Submission, checked_id
+from visionpipe.tasks import build_options, build_request
+from visionpipe.transport import Transport
+
+ResultT = TypeVar("ResultT", bound=Result)
+WORKERS_FRESH_S = 5.0
+"""For how long the workers' announcements are believed without asking again."""
+
+
+class AsyncClient(Shortcuts):
+    """Submits images to a queue and reads what becomes of them; belongs to one event loop.
+
+    Args:
+        redis_url: The queue's Redis; unset takes the settings' ``redis_url``.
+        settings: Unset reads the environment.
+        transport: Replaces Redis altogether, as ``visionpipe.testing`` does.
+
+    Raises:
+        SettingsError: No Redis is named, or the store cannot be opened.
+        QueueUnavailableError: The URL cannot be used.
+
+    Example:
+        >>> async with AsyncClient("redis://gpu-box") as client:  # doctest: +SKIP
+        ...     print((await client.classify("cat.jpg", model="resnet50")).top.label)
+    """
+
+    def __init__(
+        self, redis_url: str | None = None, *, settings: Settings | None = None, transport: Transport | None = None
+    ) -> None:
+        self.settings = settings or load_settings()
+        """The settings in force."""
+        self._transport = transport or _redis_transport(redis_url or self.settings.redis_url, self.settings)
+        self._media = MediaRoots(self.settings.media_roots)
+        self._workers: tuple[float, list[WorkerRecord]] = (float("-inf"), [])
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} over {type(self._transport).__name__}{', closed' if self._closed else ''}>"
+
+    async def __aenter__(self) -> AsyncClient:
+        self._at_home()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of connections and tasks; submitted jobs go on."""
+        if not self._closed:
+            self._closed = True
+            await self._transport.aclose()
+
+    @overload
+    async def submit(
+        self,
+        task: type[ResultT],
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        model: str,
+        **how: Unpack[Submission],
+    ) -> AsyncJob[ResultT]: ...
+    @overload
+    async def submit(
+        self, task: str, images: ImageSource | Iterable[ImageSource], *, model: str, **how: Unpack[Submission]
+    ) -> AsyncJob[Result]: ...
+    async def submit(
+        self,
+        task: str | type[ResultT],
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        model: str,
+        **how: Unpack[Submission],
+    ) -> AsyncJob[ResultT] | AsyncJob[Result]:
+        """Put a job into the queue and come back at once.
+
+        Args:
+            task: The task's name, or its result class, which also types the job.
+            images: One image or several; each gets its own item.
+            model: ``name`` or ``name@digest``.
+            how: See ``Submission``.
+
+        Raises:
+            ImageError: An image cannot be read here or is too large.
+            InvalidRequestError: Something does not fit the task's schema.
+            NoWorkerError: No live worker serves the model.
+            QueueFullError: The lane is at its bound.
+            JobConflictError: The id is taken by another request.
+            QueueUnavailableError: Redis cannot be reached.
+        """
+        self._at_home()
+        sources = [images] if is_single(images) else list(cast("Iterable[ImageSource]", images))
+        read = await self._reader(model)
+        prepared = await unhurried(lambda: [read(cast("ImageSource", source)) for source in sources], sources)
+        job = await self._send(_task_name(task), prepared, model=model, **how)
+        return cast("AsyncJob[ResultT]", job)
+
+    @overload
+    def map(
+        self,
+        task: type[ResultT],
+        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+        *,
+        model: str,
+        **how: Unpack[Mapped],
+    ) -> AsyncGenerator[Item[ResultT], None]: ...
+    @overload
+    def map(
+        self,
+        task: str,
+        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+        *,
+        model: str,
+        **how: Unpack[Mapped],
+    ) -> AsyncGenerator[Item[Result], None]: ...
+    def map(
+        self,
+        task: str | type[ResultT],
+        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+        *,
+        model: str,
+        **how: Unpack[Mapped],
+    ) -> AsyncGenerator[Item[ResultT], None] | AsyncGenerator[Item[Result], None]:
+        """Stream one item per image, with bounded memory however many there are.
+
+        An image that cannot be read gives an item with the error and does not stop the stream; a full queue slows it.
+        ``index`` is the image's position in the stream. Leaving the loop early cancels what is under way.
+
+        Args:
+            task: The task's name, or its result class, which also types the items.
+            images: Any iterable, advanced in a thread so that it may block, or an async one.
+            model: ``name`` or ``name@digest``.
+            how: See ``Mapped``.
+
+        Raises:
+            VisionPipeError: Why no more jobs can be submitted; never what concerns one image only.
+        """
+        self._at_home()
+        name = _task_name(task)
+        options = build_options(name, how.get("options"))
+        lane, patient = how.get("lane", Lane.BULK), how.get("wait_for_worker", False)
+        sizes = {"jobs": how.get("window"), "chunk": how.get("chunk")}
+        window = Window(**{key: size for key, size in sizes.items() if size is not None})
+
+        async def send(images: Sequence[Prepared]) -> AsyncJob[Result]:
+            return await self._send(name, images, model=model, options=options, lane=lane, wait_for_worker=patient)
+
+        return stream(images, lambda: self._reader(model), send, ordered=how.get("ordered", True), window=window)
+
+    async def upload(self, image: ImageSource) -> BlobImage:
+        """Store an image for use in many jobs; it lives for ``upload_ttl_s`` from the last upload.
+
+        Raises:
+            ImageError: It cannot be read here or is too large.
+            InvalidRequestError: It is a reference or URL already.
+        """
+        self._at_home()
+        prepared = await unhurried(partial(prepare, image, max_bytes=self.settings.max_image_bytes), [image])
+        if prepared.ref is not None:
+            raise InvalidRequestError("only pixels can be uploaded; a reference or URL goes into requests as it is")
+        digest = hashlib.sha256(prepared.data).hexdigest()
+        await self._transport.put(f"upload:{digest}", prepared.data, self.settings.upload_ttl_s)
+        return BlobImage(key=f"upload:{digest}", size_bytes=len(prepared.data), sha256=digest, name=prepared.name)
+
+    async def artifact(self, ref: ArtifactRef) -> bytes:
+        """Fetch a large output that a result names.
+
+        Raises:
+            ArtifactExpiredError: It has outlived its time in the store.
+        """
+        self._at_home()
+        data = await self._transport.get(ref.key)
+        if data is None:
+            raise ArtifactExpiredError(f"{ref.key} is no longer in the store; run the job again", key=ref.key)
+        return data
+
+    def job(self, job: str) -> AsyncJob[Result]:
+        """Take up a job by its id, whoever submitted it; nothing is read yet."""
+        return AsyncJob(self._transport, checked_id(job))
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Read the announcements of all live workers."""
+        self._at_home()
+        return await self._transport.workers()
+
+    async def queues(self) -> list[QueueStatus]:
+        """Read the depth of every lane."""
+        self._at_home()
+        return await self._transport.queues()
+
+    async def accounts(self) -> dict[str, Accounts]:
+        """Read how many items were ever submitted to each model, and how they ended."""
+        self._at_home()
+        return await self._transport.accounts()
+
+    async def _ask(
+        self,
+        result: type[ResultT],
+        images: ImageSource | Iterable[ImageSource],
+        model: str,
+        timeout: float | None,
+        options: Mapping[str, object],
+    ) -> ResultT:
+        begun = time.monotonic()
+        job = await self.submit(result, images, model=model, options=options)
+        return await job.result(None if timeout is None else max(0.001, timeout - (time.monotonic() - begun)))
+
+    async def _send(
+        self,
+        task: str,
+        images: Sequence[Prepared],
+        *,
+        model: str,
+        options: OptionsLike = None,
+        lane: Lane = Lane.INTERACTIVE,
+        job: str | None = None,
+        deadline_s: float | None = None,
+        wait_for_worker: bool = False,
+    ) -> AsyncJob[Result]:
+        job_id = uuid.uuid4().hex if job is None else checked_id(job)
+        refs, payloads = place(images, job=job_id, hashed=job is not None)
+        request = build_request(task, options=options, model=model, images=refs, deadline_s=deadline_s)
+        submitted = await self._transport.submit(
+            request, job=job_id, lane=lane, payloads=payloads, wait_for_worker=wait_for_worker
+        )
+        return AsyncJob(self._transport, job_id, heard=submitted.created, blobs=len(payloads))
+
+    async def _refer(self, image: ImageSource, model: str) -> ImageRef:
+        """Give a reference that request options can hold, uploading the image where none will do."""
+        read = await self._reader(model)
+        prepared = await unhurried(lambda: read(image), [image])
+        refs, payloads = place([prepared], job="none", hashed=False)
+        return await self.upload(prepared.data) if payloads else refs[0]
+
+    async def _reader(self, model: str) -> Read:
+        reference = await self._reference(model) if self._media.names else None
+        return partial(prepare, max_bytes=self.settings.max_image_bytes, reference=reference)
+
+    async def _reference(self, model: str) -> Reference | None:
+        read_at, workers = self._workers
+        if time.monotonic() - read_at > WORKERS_FRESH_S:
+            workers = await self._transport.workers()
+            self._workers = (time.monotonic(), workers)
+        name, _, digest = model.partition("@")
+        serving = [set(w.media_roots) for w in workers if w.model == name and digest in ("", w.digest)]
+        shared = set.intersection(*serving) if serving else set()
+        return partial(self._media.reference, among=shared) if shared else None
+
+    def _at_home(self) -> None:
+        here = (os.getpid(), asyncio.get_running_loop())
+        if self._closed:
+            raise InvalidRequestError("This client is closed; make a new one.")
+        if self._home is None:
+            self._home = here
+        elif self._home != here:
+            raise InvalidRequestError(
+                "This client was first used in another process or event loop; make one client for each of them."
+            )
+
+
+def _redis_transport(url: str | None, settings: Settings) -> Transport:
+    if url is None:
+        raise SettingsError(
+            "No Redis is named: give redis_url, set VISIONPIPE_REDIS_URL, or use visionpipe.local_stack(), "
+            "which starts what it needs."
+        )
+    from visionpipe.redis_transport import RedisTransport
+
+    return RedisTransport(url, settings)
+
+
+def _task_name(task: str | type[Result]) -> str:
+    return task if isinstance(task, str) else str(task.model_fields["task"].default)

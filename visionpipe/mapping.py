@@ -1,0 +1,208 @@
+"""Streams of images through jobs: chunked, in a bounded window, one item out for every image in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from visionpipe.errors import ImageError, InvalidRequestError, QueueFullError, VisionPipeError
+from visionpipe.jobs import AsyncJob, outcomes
+from visionpipe.schemas.jobs import Item
+from visionpipe.schemas.requests import MAX_IMAGES
+from visionpipe.schemas.results import Result
+from visionpipe.sources import ImageSource, Prepared, is_single, readable
+from visionpipe.wire import error_info
+
+ResultT = TypeVar("ResultT", bound=Result)
+
+LINGER_S = 0.2
+"""A chunk that a slow source has not filled by then goes as it is."""
+CANCEL_S = 5.0
+"""How long leaving a stream may take to cancel one job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How much of a stream is under way at once."""
+
+    jobs: int = 8
+    """Jobs under way."""
+    chunk: int = 32
+    """Images in one job."""
+    chunk_bytes: int = 4 * 2**20
+    """Encoded bytes after which a job takes no further image."""
+    total_bytes: int = 64 * 2**20
+    """Encoded bytes under way; one larger chunk may go alone."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or not 1 <= self.chunk <= MAX_IMAGES:
+            raise InvalidRequestError(
+                f"expected a window of at least 1 job and chunks of 1 to {MAX_IMAGES} images, "
+                f"got {self.jobs} and {self.chunk}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An image that cannot be sent."""
+
+    name: str | None
+    error: ImageError
+
+
+Outcome: TypeAlias = Prepared | Unreadable
+Read = Callable[[ImageSource], Prepared]
+Send = Callable[[Sequence[Prepared]], Awaitable[AsyncJob[ResultT]]]
+
+
+async def stream(
+    images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+    reader: Callable[[], Awaitable[Read]],
+    send: Send[ResultT],
+    *,
+    ordered: bool,
+    window: Window,
+) -> AsyncGenerator[Item[ResultT], None]:
+    """Yield one item per image; see ``AsyncClient.map``.
+
+    Args:
+        images: What to read.
+        reader: Gives, before each chunk, the function that makes one image ready.
+        send: Submits one chunk.
+        ordered: Whether items keep the order of the images.
+        window: How much may be under way.
+    """
+    flow = _Flow(send, ordered, window)
+    producer = asyncio.create_task(flow.produce(_chunks(images, reader, window)), name="vp-map")
+    producer.add_done_callback(lambda _: flow.ready.put_nowait(None))
+    try:
+        while (chunk := await flow.ready.get()) is not None:
+            for item in await chunk:
+                yield item
+            flow.finish(chunk)
+        await producer
+    finally:
+        producer.cancel()
+        for chunk in flow.under_way:
+            chunk.cancel()
+        await asyncio.gather(producer, *flow.under_way, return_exceptions=True)
+
+
+class _Flow(Generic[ResultT]):
+    """The window of one stream: chunks under way, and those ready to be handed out."""
+
+    def __init__(self, send: Send[ResultT], ordered: bool, window: Window) -> None:
+        self.ready: asyncio.Queue[asyncio.Task[list[Item[ResultT]]] | None] = asyncio.Queue()
+        self.under_way: dict[asyncio.Task[list[Item[ResultT]]], int] = {}
+        self._send = send
+        self._ordered = ordered
+        self._window = window
+        self._freed = asyncio.Event()
+
+    async def produce(self, chunks: AsyncIterator[list[Outcome]]) -> None:
+        start = 0
+        async for chunk in chunks:
+            size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))
+            await self._room(size)
+            task = asyncio.create_task(_run(chunk, start, self._send))
+            self.under_way[task] = size
+            start += len(chunk)
+            if self._ordered:
+                self.ready.put_nowait(task)
+            else:
+                task.add_done_callback(self.ready.put_nowait)
+        if not self._ordered:
+            while any(not task.done() for task in self.under_way):
+                await asyncio.wait(self.under_way)
+
+    def finish(self, chunk: asyncio.Task[list[Item[ResultT]]]) -> None:
+        del self.under_way[chunk]
+        self._freed.set()
+
+    async def _room(self, size: int) -> None:
+        while self.under_way and (
+            len(self.under_way) >= self._window.jobs or sum(self.under_way.values()) + size > self._window.total_bytes
+        ):
+            self._freed.clear()
+            await self._freed.wait()
+
+
+async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT]) -> list[Item[ResultT]]:
+    items: dict[int, Item[ResultT]] = {}
+    good: list[int] = []
+    for position, image in enumerate(chunk):
+        if isinstance(image, Unreadable):
+            items[position] = Item(index=start + position, name=image.name, error=error_info(image.error))
+        else:
+            good.append(position)
+    if good:
+        job = await _send_patiently(send, [image for image in chunk if isinstance(image, Prepared)])
+        for position, item in zip(good, await _outcomes(job), strict=True):
+            items[position] = item.model_copy(
+                update={"index": start + position, "name": item.name or chunk[position].name}
+            )
+    return [items[position] for position in range(len(chunk))]
+
+
+async def _send_patiently(send: Send[ResultT], images: Sequence[Prepared]) -> AsyncJob[ResultT]:
+    while True:
+        try:
+            return await send(images)
+        except QueueFullError as error:
+            pause = error.details.get("retry_after_s", 1.0)
+        await asyncio.sleep(pause)
+
+
+async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
+    try:
+        return outcomes(await job.wait())
+    except asyncio.CancelledError:
+        with suppress(VisionPipeError, TimeoutError):
+            async with asyncio.timeout(CANCEL_S):
+                await job.cancel()
+        raise
+
+
+async def _chunks(
+    images: Iterable[ImageSource] | AsyncIterable[ImageSource], reader: Callable[[], Awaitable[Read]], window: Window
+) -> AsyncIterator[list[Outcome]]:
+    if is_single(images):
+        raise InvalidRequestError("expected a collection of images, got one image; put it into a list")
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            chunk = await asyncio.to_thread(_fill, iter([image]), await reader(), window)
+            yield chunk
+        return
+    source = iter(images)
+    while chunk := await asyncio.to_thread(_fill, source, await reader(), window):
+        yield chunk
+
+
+def _fill(source: Iterator[ImageSource], read: Read, window: Window) -> list[Outcome]:
+    chunk: list[Outcome] = []
+    size, linger_until = 0, time.monotonic() + LINGER_S
+    for image in source:
+        try:
+            ready = read(image)
+        except ImageError as error:
+            chunk.append(Unreadable(readable(image) if isinstance(image, (str, os.PathLike)) else None, error))
+        else:
+            chunk.append(ready)
+            size += len(ready.data)
+        if len(chunk) >= window.chunk or size >= window.chunk_bytes or time.monotonic() > linger_until:
+            break
+    return chunk

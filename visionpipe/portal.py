@@ -1,0 +1,114 @@
+"""An event loop in a thread of its own, for blocking callers; works where a loop is running already, as in Jupyter."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from visionpipe.errors import InvalidRequestError
+
+T = TypeVar("T")
+
+
+class Portal:
+    """Runs coroutines for callers in any thread; made by one process and useless in its forked children."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        started = threading.Event()
+        # The thread must not keep the portal alive, else a forgotten client could never be collected.
+        self._thread = threading.Thread(target=_serve, args=(self._loop, started), name="visionpipe", daemon=True)
+        self._thread.start()
+        started.wait()
+        self._close = weakref.finalize(self, _shut, self._loop, self._thread, self._pid)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it; Ctrl-C cancels it.
+
+        Raises:
+            InvalidRequestError: The portal is closed, belongs to another process, or is waited for by its own loop.
+        """
+        try:
+            self._check()
+        except InvalidRequestError:
+            work.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise InvalidRequestError("This client was closed while a call was under way.") from error
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def iterate(self, start: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
+        """Walk an async generator, made inside the loop, from blocking code."""
+
+        async def begin() -> AsyncGenerator[T, None]:
+            return start()
+
+        async def step() -> list[T]:
+            async for item in generator:
+                return [item]
+            return []
+
+        generator = self.run(begin())
+        try:
+            while items := self.run(step()):
+                yield from items
+        finally:
+            if not self.closed:
+                self.run(_aclose(generator))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the portal can run no more."""
+        return not self._close.alive
+
+    def close(self) -> None:
+        """End the loop and its thread; calls under way are cancelled. In a forked child this does nothing."""
+        self._close()
+
+    def _check(self) -> None:
+        if self.closed:
+            raise InvalidRequestError("This client is closed; make a new one.")
+        if os.getpid() != self._pid:
+            raise InvalidRequestError("This client was made before a fork; make a new one in the child process.")
+        if threading.current_thread() is self._thread:
+            raise InvalidRequestError("A blocking client cannot be used inside its own event loop; use AsyncClient.")
+
+
+async def _aclose(generator: AsyncGenerator[T, None]) -> None:
+    await generator.aclose()
+
+
+def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    loop.call_soon(started.set)
+    loop.run_forever()
+
+
+def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+    if os.getpid() != pid or not thread.is_alive():
+        return
+    asyncio.run_coroutine_threadsafe(_wind_down(loop), loop)
+    if threading.current_thread() is not thread:
+        thread.join(timeout=10)
+        loop.close()
+
+
+async def _wind_down(loop: asyncio.AbstractEventLoop) -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+    loop.stop()

@@ -1,0 +1,252 @@
+"""The client's way to the queue in Redis: calls, and one listener for all replies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from visionpipe.errors import JobConflictError, QueueUnavailableError, VisionPipeError
+from visionpipe.queue import (
+    Accounts,
+    Call,
+    QueueStatus,
+    RawEnvelope,
+    Submitted,
+    aconnect,
+    arun,
+    calls,
+    keys,
+    ticket_template,
+)
+from visionpipe.schemas.jobs import JobRecord, JobState, Lane, WorkerRecord
+from visionpipe.schemas.requests import Request
+from visionpipe.settings import Settings
+from visionpipe.store import check_key, external_store
+from visionpipe.transport import Bells
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+T = TypeVar("T")
+logger = logging.getLogger("visionpipe")
+
+PATIENCE_S = 5.0
+"""How long a call waits for a Redis that went away; one that never came is given a fifth of it."""
+BLOCK_S = 5.0
+"""How long one read of the reply stream blocks; well below the connection's timeout."""
+CONNECTIONS = 16
+"""Calls under way at once; a thousand waiters must not open a thousand connections."""
+
+
+class RedisTransport:
+    """A ``Transport`` over a Redis URL; connects at first use.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        settings: Lifetimes, bounds and the store.
+
+    Raises:
+        QueueUnavailableError: The URL cannot be used.
+        SettingsError: The settings' store cannot be opened.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.bells = Bells()
+        self.client = uuid.uuid4().hex
+        self._settings = settings
+        self._redis: Redis = aconnect(url)
+        self._store = external_store(settings)
+        self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connected = False
+
+    async def submit(
+        self, request: Request, *, job: str, lane: Lane, payloads: Mapping[str, bytes], wait_for_worker: bool
+    ) -> Submitted:
+        """See ``Transport.submit``; repeated until Redis answers, which the job's id makes safe."""
+        if not self._tasks:
+            # Importing Celery takes a fifth of a second, once; other coroutines should not feel it.
+            await asyncio.to_thread(ticket_template)
+            self._start()
+        external = self._store is not None and bool(payloads)
+        if external:
+            await self._put_outside(payloads)
+        call = calls.submit(
+            request,
+            job=job,
+            lane=lane,
+            client=self.client,
+            settings=self._settings,
+            payloads={} if external else payloads,
+            external_store=external,
+            wait_for_worker=wait_for_worker,
+        )
+        try:
+            submitted = await self._call(call)
+        except (JobConflictError, QueueUnavailableError):
+            # The pixels may belong to a job that was accepted after all.
+            raise
+        except VisionPipeError:
+            await self._drop_outside(job, external)
+            raise
+        if submitted.state.ended:
+            await self._drop_outside(job, external)
+            self.bells.ended(job)
+        return submitted
+
+    async def record(self, job: str) -> JobRecord | None:
+        """See ``Transport.record``."""
+        return await self._call(calls.read(job))
+
+    async def envelope(self, job: str) -> RawEnvelope | None:
+        """See ``Transport.envelope``."""
+        return await self._call(calls.envelope(job))
+
+    async def cancel(self, job: str) -> JobState | None:
+        """See ``Transport.cancel``."""
+        return await self._call(calls.cancel(job))
+
+    async def workers(self) -> list[WorkerRecord]:
+        """See ``Transport.workers``."""
+        return await self._call(calls.workers())
+
+    async def queues(self) -> list[QueueStatus]:
+        """See ``Transport.queues``."""
+        return await self._call(calls.queues())
+
+    async def accounts(self) -> dict[str, Accounts]:
+        """See ``Transport.accounts``."""
+        return await self._call(calls.accounts())
+
+    async def put(self, key: str, data: bytes, ttl_s: float) -> None:
+        """See ``Transport.put``."""
+        check_key(key)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.put, key, data, ttl_s)
+        else:
+            await self._command(self._redis.set(keys.stored(key), data, px=max(1, int(ttl_s * 1000))))
+
+    async def get(self, key: str) -> bytes | None:
+        """See ``Transport.get``."""
+        check_key(key)
+        if self._store is not None:
+            return await asyncio.to_thread(self._store.get, key)
+        data = await self._command(self._redis.get(keys.stored(key)))
+        return data if isinstance(data, bytes) else None
+
+    async def aclose(self) -> None:
+        """See ``Transport.aclose``."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._redis.aclose()
+
+    async def _call(self, call: Call[T]) -> T:
+        give_up = time.monotonic() + (PATIENCE_S if self._connected else PATIENCE_S / 5)
+        delay = 0.05
+        while True:
+            try:
+                async with self._gate:
+                    answer = await arun(self._redis, call)
+            except QueueUnavailableError as error:
+                if time.monotonic() + delay > give_up or not _lost_connection(error.__cause__):
+                    raise
+            else:
+                self._connected = True
+                return answer
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 1.0)
+
+    async def _command(self, answer: Awaitable[T]) -> T:
+        from redis.exceptions import RedisError
+
+        from visionpipe.queue.call import refusal
+
+        try:
+            async with self._gate:
+                return await answer
+        except RedisError as error:
+            raise refusal(error) from error
+
+    async def _put_outside(self, payloads: Mapping[str, bytes]) -> None:
+        assert self._store is not None
+        put, ttl_s = self._store.put, self._settings.blob_ttl_s
+
+        async def one(key: str, data: bytes) -> None:
+            async with self._gate:
+                await asyncio.to_thread(put, key, data, ttl_s)
+
+        await asyncio.gather(*(one(key, data) for key, data in payloads.items()))
+
+    async def _drop_outside(self, job: str, external: bool) -> None:
+        if external and self._store is not None:
+            await asyncio.to_thread(self._store.delete_job, job)
+
+    def _start(self) -> None:
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._listen(), name="vp-replies"),
+                asyncio.create_task(self._keep_alive(), name="vp-keep-alive"),
+            ]
+
+    async def _listen(self) -> None:
+        from redis.exceptions import RedisError
+
+        stream, last, delay = keys.reply(self.client), b"0-0", 0.05
+        while True:
+            try:
+                answer = await self._redis.xread({stream: last}, count=1000, block=int(BLOCK_S * 1000))
+            except RedisError as error:
+                logger.debug("reply stream: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+                # Replies may have been lost with the server: everybody looks for himself.
+                self.bells.ring_all()
+                continue
+            delay = 0.05
+            for entry, fields in _entries(answer):
+                last = entry
+                if JobState(fields[b"state"].decode()).ended:
+                    self.bells.ended(fields[b"job"].decode())
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._settings.blob_ttl_s / 4, 300.0))
+            watched = self.bells.watched()
+            try:
+                if watched and self._store is None:
+                    await self._call(calls.touch(list(watched), self._settings))
+                elif self._store is not None:
+                    await asyncio.to_thread(self._touch_outside, watched)
+            except (QueueUnavailableError, OSError) as error:
+                logger.warning("pixels of waiting jobs could not be kept alive: %s", error)
+
+    def _touch_outside(self, watched: Mapping[str, int]) -> None:
+        assert self._store is not None
+        for job, blobs in watched.items():
+            for index in range(blobs):
+                self._store.touch(f"blob:{job}:{index}", self._settings.blob_ttl_s)
+
+
+def _lost_connection(error: BaseException | None) -> bool:
+    from redis.exceptions import ConnectionError as LostError
+    from redis.exceptions import TimeoutError as SlowError
+
+    return isinstance(error, (LostError, SlowError))
+
+
+def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    # redis-py parses entries into dicts in some versions and leaves flat lists in others.
+    found = []
+    streams = answer.items() if isinstance(answer, dict) else answer or ()
+    for _, entries in streams:
+        for entry, fields in entries:
+            if not isinstance(fields, dict):
+                fields = dict(zip(fields[::2], fields[1::2], strict=True))
+            found.append((entry, fields))
+    return found
