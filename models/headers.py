@@ -98,6 +98,17 @@ def exif_orientation(exif: bytes | None) -> int:
     return 1
 
 
+def png_without_texts(data: bytes) -> bytes:
+    """Copy a PNG without its texts and its colour profile."""
+    kept, start = [data[:8]], 8
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
+
+
 def _guess(data: bytes) -> str:
     for magic, name in _REFUSED:
         if data.startswith(magic):

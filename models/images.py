@@ -110,7 +110,13 @@ def _open(file_format: str, data: bytes) -> ImageFile.ImageFile:
     if file_format == "JPEG":
         return JpegImagePlugin.JpegImageFile(stream)
     plugin, _ = Image.OPEN[file_format]
-    return plugin(stream, "")
+    try:
+        return plugin(stream, "")
+    except ValueError:
+        if file_format != "PNG":
+            raise
+        # Pillow refuses colour profiles and texts beyond a megabyte, though they do not touch the pixels.
+        return plugin(io.BytesIO(headers.png_without_texts(data)), "")
 
 
 def _check_size(size_wh: tuple[int, int] | None, max_pixels: int) -> None:

@@ -100,12 +100,20 @@ def _build_zoo(entry: Entry, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _fill(entry: Entry, network: nn.Module, state: dict[str, Tensor]) -> None:
+    if not hasattr(state, "_metadata"):
+        # Safetensors keep no layer versions; without them layers take the file for one of their oldest.
+        versioned = network.state_dict()
+        versioned.clear()
+        versioned.update(state)
+        state = versioned
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise WeightsMismatch(
             f"{entry.name}: the weights do not fit {entry.card.network}: {error}", model=entry.name
         ) from error
+    # Old files lack this counter, which only training reads.
+    missing = [name for name in missing if not name.endswith(".num_batches_tracked")]
     if missing or unexpected:
         raise WeightsMismatch(
             f"{entry.name}: the weights do not fit {entry.card.network}: {_listed(missing)} missing, "

@@ -8,13 +8,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
+from models import geometry
 from models.cards import Preprocessing
+from models.errors import ImageTooLarge
+
+MAX_RESIZED_PIXELS = 2**25
+"""Pictures that would be larger after resizing (very long, very thin ones) are resized only where the crop lies."""
 
 _RESAMPLING = {
-    "nearest": functional.InterpolationMode.NEAREST,
-    "bilinear": functional.InterpolationMode.BILINEAR,
-    "bicubic": functional.InterpolationMode.BICUBIC,
-    "lanczos": functional.InterpolationMode.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 
 
@@ -27,6 +32,7 @@ class Preprocess:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
+        self._resampling = _RESAMPLING[preprocessing.interpolation]
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
 
@@ -38,16 +44,42 @@ class Preprocess:
 
         Returns:
             float32 of shape (C, H, W), normalised.
+
+        Raises:
+            ImageTooLarge: The picture is so thin that its resized form has too many pixels, and nothing crops it.
         """
-        wanted = self.preprocessing
-        if image.mode != wanted.mode:
-            image = image.convert(wanted.mode)
-        if wanted.resize is not None:
-            size = [wanted.resize] if isinstance(wanted.resize, int) else list(wanted.resize)
-            image = functional.resize(image, size, interpolation=_RESAMPLING[wanted.interpolation])
-        if wanted.crop is not None:
-            size = [wanted.crop] if isinstance(wanted.crop, int) else list(wanted.crop)
-            image = functional.center_crop(image, size)
-        levels_HWC = np.array(image).reshape(image.height, image.width, len(wanted.mode))
-        unit_CHW = torch.from_numpy(levels_HWC).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
-        return unit_CHW.sub_(self._mean).div_(self._std)
+        return self.normalise(self.levels(image))
+
+    def levels(self, image: Image.Image) -> Tensor:
+        """Resize and crop one picture; gives uint8 of shape (C, H, W)."""
+        mode = self.preprocessing.mode
+        if image.mode != mode:
+            image = image.convert(mode)
+        image = self._fit(image)
+        levels_HWC = np.array(image).reshape(image.height, image.width, len(mode))
+        return torch.from_numpy(levels_HWC).permute(2, 0, 1).contiguous()
+
+    def normalise(self, levels: Tensor) -> Tensor:
+        """Scale to [0, 1] and normalise; uint8 of shape (..., C, H, W) gives float32 of the same shape."""
+        return levels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        resized_wh = geometry.resized_size_wh(image.size, self.preprocessing)
+        if resized_wh[0] * resized_wh[1] > MAX_RESIZED_PIXELS:
+            return self._fit_thin(image, resized_wh)
+        if resized_wh != image.size:
+            image = image.resize(resized_wh, self._resampling)
+        crop_wh = geometry.crop_size_wh(resized_wh, self.preprocessing)
+        return image if crop_wh == image.size else functional.center_crop(image, [crop_wh[1], crop_wh[0]])
+
+    def _fit_thin(self, image: Image.Image, resized_wh: tuple[int, int]) -> Image.Image:
+        # Pillow keeps the box in single precision, so a level may differ by one from resizing all of it.
+        crop_wh = geometry.crop_size_wh(resized_wh, self.preprocessing)
+        (scale_x, scale_y), (left, top) = geometry.placement(image.size, self.preprocessing)
+        if crop_wh[0] * crop_wh[1] > MAX_RESIZED_PIXELS or min(left, top) < 0:
+            raise ImageTooLarge(
+                f"Expected at most {MAX_RESIZED_PIXELS} pixels after resizing, got {resized_wh[0]}x{resized_wh[1]}.",
+                size_wh=list(image.size),
+            )
+        box = (left / scale_x, top / scale_y, (left + crop_wh[0]) / scale_x, (top + crop_wh[1]) / scale_y)
+        return image.resize(crop_wh, self._resampling, box=box)

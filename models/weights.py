@@ -115,6 +115,9 @@ def read(path: Path) -> dict[str, Tensor]:
     Args:
         path: A safetensors file, or one that ``torch.save`` wrote.
 
+    Returns:
+        The mapping that was saved, with the layers' versions that ``state_dict()`` attached to it, if any.
+
     Raises:
         WeightsMismatch: The file is damaged, or holds more than tensors.
     """
@@ -147,7 +150,8 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         raise WeightsMismatch(
             f"{path}: expected a state_dict (names to tensors), got {type(content).__name__}.", file=str(path)
         )
-    return dict(content)
+    # No copy into a plain dict: that would lose the attached versions, by which layers read older checkpoints.
+    return content if isinstance(content, dict) else dict(content)
 
 
 def _download(url: str, path: Path, progress: ReportProgress | None) -> None:

@@ -87,7 +87,7 @@ class _Preloaded:
         return super().__getattribute__("_enum" if name == "__class__" else name)
 
     def get_state_dict(self, **_: Any) -> dict[str, Tensor]:
-        return dict(self._state)
+        return self._state
 
 
 @cache
@@ -102,6 +102,9 @@ def _registered() -> Iterator[tuple[str, Any]]:
     for builder in registry.list_models(module=registry):
         enum = registry.get_model_weights(builder)
         for weights in enum:
+            # Some are there for other networks to build on (VGG-16's features alone) and classify nothing.
+            if not weights.meta.get("categories"):
+                continue
             recommended = weights is enum.DEFAULT
             yield (builder if recommended else f"{builder}.{weights.name.lower()}"), weights
 
@@ -138,7 +141,7 @@ def _preprocessing(preset: Any) -> Preprocessing:
 def _licence(meta: dict[str, Any]) -> str:
     stated = meta.get("license")
     if stated:
-        return str(stated)
+        return f"as stated at {stated}"
     return "BSD-3-Clause as published by torchvision; trained on ImageNet-1K, whose images have terms of their own"
 
 
