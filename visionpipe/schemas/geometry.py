@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -36,3 +37,8 @@ class Rle(Schema):
     """Height and width of the mask: those of the original image."""
     counts: str
     """COCO's compressed counts, column by column, as ASCII."""
+
+
+def format_pixels(numbers: Iterable[float]) -> str:
+    """Write coordinates for people, rounded to whole pixels."""
+    return " ".join(f"{number:.0f}" for number in numbers)

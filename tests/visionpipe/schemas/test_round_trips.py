@@ -195,3 +195,14 @@ def test_every_image_reference_survives_json(image):
 def test_boxes_survive_json_to_the_last_bit(box):
     adapter = TypeAdapter(BoxXyxy)
     assert adapter.validate_json(adapter.dump_json(box)) == box
+
+
+@pytest.mark.parametrize("task", TASKS)
+@given(data=st.data())
+@QUICK
+def test_every_result_can_be_said_in_a_line_shown_as_rows_and_asked_for_its_artifacts(task, data):
+    result = data.draw(models(TASKS[task].result))
+    assert result.summary()
+    columns = {tuple(row) for row in result.rows()}
+    assert len(columns) <= 1
+    assert len(result.artifacts()) == result.model_dump_json().count('"artifact:')

@@ -67,3 +67,25 @@ class AdversarialResult(Result):
     """Width and height of the pictures."""
     stopped: StopReason
     """Why it ended."""
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        fooled = [attack for attack in self.attacks if attack.success]
+        if not fooled:
+            return f"{self.before} withstands {self.method} ({self.norm}) at every epsilon"
+        best = min(fooled, key=lambda attack: attack.epsilon)
+        return f"{self.before} taken for {best.after} at epsilon {best.epsilon:.4g} ({self.method}, {self.norm})"
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per epsilon."""
+        return [
+            {
+                "epsilon": f"{attack.epsilon:.4g}",
+                "fooled": "yes" if attack.success else "no",
+                "says": str(attack.after),
+                "right class": f"{attack.true_score:.1%}",
+                "Linf": f"{attack.norms.linf:.4g}",
+                "L2": f"{attack.norms.l2:.4g}",
+            }
+            for attack in self.attacks
+        ]

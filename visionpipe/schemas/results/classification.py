@@ -21,3 +21,11 @@ class ClassificationResult(Result):
     def top(self) -> ClassScore:
         """The most probable class."""
         return self.classes[0]
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        return ", ".join(map(str, self.classes[:3]))
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per class."""
+        return [entry.row() for entry in self.classes]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from pydantic import Field
 
 from visionpipe.schemas.base import Schema, Score
-from visionpipe.schemas.geometry import BoxXyxy, Rle
+from visionpipe.schemas.geometry import BoxXyxy, Rle, format_pixels
 from visionpipe.schemas.results.base import Result
 
 
@@ -37,3 +38,15 @@ class DetectionResult(Result):
     """Most certain first."""
     num_slices: int = Field(default=1, ge=1)
     """Pieces the image was looked at in."""
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        counts = Counter(found.label for found in self.detections)
+        return ", ".join(f"{count} x {label}" for label, count in counts.most_common()) or "nothing found"
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per thing found."""
+        return [
+            {"class": found.label, "score": f"{found.score:.4f}", "x1 y1 x2 y2": format_pixels(found.box_xyxy)}
+            for found in self.detections
+        ]

@@ -35,3 +35,8 @@ class EmbeddingResult(Result):
         if self.vector is not None and len(self.vector) != self.dimensions:
             raise ValueError(f"dimensions says {self.dimensions}, the vector has {len(self.vector)}")
         return self
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        values = "" if self.vector is None else f": {', '.join(f'{value:.3g}' for value in self.vector[:4])}, ..."
+        return f"{self.dimensions} numbers from {self.layer}, norm {self.norm:.3g}{values}"

@@ -128,3 +128,24 @@ class ExplanationResult(Result):
     """Images that went through the network: steps, samples or windows."""
     stopped: StopReason
     """Why it ended."""
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        targets = ", ".join(str(entry.target) for entry in self.attributions)
+        return f"{self.method} of {targets}, {self.evaluations} evaluations ({self.stopped})"
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per explained class, with the figures to trust it by."""
+        return [
+            {
+                "class": entry.target.label,
+                "score": f"{entry.target.score:.4f}",
+                "completeness error": "" if entry.completeness is None else f"{entry.completeness.error:.2%}",
+                "surrogate R2": "" if entry.surrogate_r2 is None else f"{entry.surrogate_r2:.3f}",
+                "standard error": "" if entry.standard_error is None else f"{entry.standard_error:.2%}",
+                "deletion AUC": "" if entry.curves is None else f"{entry.curves.deletion.auc:.3f}",
+                "insertion AUC": "" if entry.curves is None else f"{entry.curves.insertion.auc:.3f}",
+                "sanity": "" if entry.sanity is None else entry.sanity.verdict,
+            }
+            for entry in self.attributions
+        ]

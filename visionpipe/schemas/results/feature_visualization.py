@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from visionpipe.schemas.base import Schema
-from visionpipe.schemas.geometry import BoxXyxy
+from visionpipe.schemas.geometry import BoxXyxy, format_pixels
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.results.base import Result, StopReason
 
@@ -46,3 +46,20 @@ class FeatureVisualizationResult(Result):
     """Device steps made."""
     stopped: StopReason
     """Why it ended."""
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        layers = ", ".join(dict.fromkeys(unit.layer for unit in self.units))
+        return f"{self.method} of {len(self.units)} units in {layers} ({self.stopped})"
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row per unit."""
+        return [
+            {
+                "layer": unit.layer,
+                "channel": str(unit.channel),
+                "activation": "" if unit.activation is None else f"{unit.activation:.4g}",
+                "x1 y1 x2 y2": "" if unit.box_xyxy is None else format_pixels(unit.box_xyxy),
+            }
+            for unit in self.units
+        ]

@@ -44,3 +44,9 @@ class StyleTransferResult(Result):
     """Mean cost of one of them, in milliseconds."""
     stopped: StopReason
     """Why it ended."""
+
+    def summary(self) -> str:
+        """Say the result in one line, for people."""
+        width, height = self.size_wh
+        fall = f"loss {self.losses[0].total:.3g} to {self.losses[-1].total:.3g}"
+        return f"{width}x{height} picture, {fall} in {self.steps} steps of {self.step_ms:.0f} ms ({self.stopped})"
