@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from visionpipe.errors import ImageError
+from visionpipe.errors import ImageError, InvalidImageError
 from visionpipe.media import MediaRoots, read_file
 from visionpipe.runs.rows import Input, Outcome
 from visionpipe.schemas.images import MediaImage
@@ -47,10 +47,13 @@ def prepare(
 
 def _image(path: Path, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:
     if shared:
-        reference = roots.reference(path)
-        if reference is not None and reference.root in shared:
+        reference = roots.reference(path, among=shared)
+        if reference is not None:
             return reference
-    return read_file(path, max_bytes=max_bytes)
+    data = read_file(path, max_bytes=max_bytes)
+    if not data:
+        raise InvalidImageError("Expected an image, got an empty file.")
+    return data
 
 
 def refusal(position: int, error: ImageError) -> Outcome:

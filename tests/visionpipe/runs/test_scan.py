@@ -52,7 +52,7 @@ def test_a_folder_named_like_an_image_is_entered(tmp_path):
 
 def test_names_that_are_not_utf8_are_kept_as_bytes(tmp_path):
     name = b"caf\xe9\xff.jpg"
-    Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
+    (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     assert list(scan(tmp_path)) == [name]
 
 
