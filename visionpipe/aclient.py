@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar, Unpack, cast, overload
+from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
 from visionpipe.jobs import AsyncJob
@@ -62,7 +62,7 @@ class AsyncClient(Shortcuts):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {type(self._transport).__name__}{', closed' if self._closed else ''}>"
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         self._at_home()
         return self
 

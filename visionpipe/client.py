@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar, Unpack, cast, overload
+from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.aclient import AsyncClient
 from visionpipe.jobs import Job
@@ -60,7 +60,7 @@ class Client:
     def __repr__(self) -> str:
         return repr(self._async).replace("<AsyncClient", f"<{type(self).__name__}")
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
