@@ -38,7 +38,8 @@ VisionPipeError
     ├── ModelLoadError            model_load_failed
     ├── WorkerStartError          worker_start_failed
     ├── LedgerError               ledger_failed
-    └── NameClashError            name_clash
+    ├── NameClashError            name_clash
+    └── MissingExtraError         missing_extra
 
 A message says what was expected, what came, and what to do.
 """
@@ -331,6 +332,12 @@ class NameClashError(ServiceError):
     """``workers`` or ``models`` resolves to somebody else's package."""
 
     code = "name_clash"
+
+
+class MissingExtraError(ServiceError):
+    """An optional package is needed here and not installed; the message names the extra that brings it."""
+
+    code = "missing_extra"
 
 
 def _tree(root: type[VisionPipeError]) -> Iterator[type[VisionPipeError]]:

@@ -1,0 +1,5 @@
+"""The ``visionpipe`` command."""
+
+from visionpipe.cli.app import main
+
+__all__ = ["main"]
