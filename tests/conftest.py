@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,29 @@ def redis_server() -> Iterator[RedisServer]:
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """Settings at the speed of tests, on the session's Redis."""
     return Settings(redis_url=redis_url, data_dir=tmp_path / "data", lease_s=2, renew_s=0.4, sweep_s=0.3, drain_s=10)
+
+
+@pytest.fixture(scope="session")
+def becomes() -> Callable[..., bool]:
+    """A function that waits until a condition holds and says whether it did."""
+
+    def becomes(condition: Callable[[], object], *, within_s: float) -> bool:
+        until = time.monotonic() + within_s
+        while not (fulfilled := bool(condition())) and time.monotonic() < until:
+            time.sleep(0.02)
+        return fulfilled
+
+    return becomes
+
+
+@pytest.fixture(scope="session")
+def exists() -> Callable[[int], bool]:
+    """A function that says whether a process runs; a zombie does not."""
+
+    def exists(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    return exists

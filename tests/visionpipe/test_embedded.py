@@ -19,6 +19,9 @@ from visionpipe.locks import FileLock
 from visionpipe.redis_server import RedisServer, find_server, ping
 from visionpipe.settings import Settings
 
+Becomes = Callable[..., bool]
+Exists = Callable[[int], bool]
+
 USER = """
 import sys
 from visionpipe.embedded import embedded_redis
@@ -31,7 +34,7 @@ with embedded_redis(Settings(data_dir=sys.argv[1])) as url:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
+def data_dir(tmp_path: Path, becomes: Becomes, exists: Exists) -> Iterator[Path]:
     """A data directory whose keeper is ended, at the latest, with the test."""
     folder = tmp_path / "data"
     yield folder
@@ -56,20 +59,6 @@ def user(data_dir: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def becomes(condition: Callable[[], object], *, within_s: float) -> bool:
-    until = time.monotonic() + within_s
-    while not (fulfilled := bool(condition())) and time.monotonic() < until:
-        time.sleep(0.02)
-    return fulfilled
-
-
-def exists(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def url_of(process: subprocess.Popen[str]) -> str:
@@ -116,7 +105,7 @@ def test_six_processes_that_start_at_the_same_moment_get_one_server(
 
 @pytest.mark.parametrize("how", ["leaves", "is killed"])
 def test_the_server_is_gone_five_seconds_after_the_last_user(
-    data_dir: Path, user: Callable[[], subprocess.Popen[str]], how: str
+    data_dir: Path, user: Callable[[], subprocess.Popen[str]], how: str, becomes: Becomes, exists: Exists
 ):
     process = user()
     enqueue(url_of(process), "a", "b")
@@ -133,7 +122,7 @@ def test_the_server_is_gone_five_seconds_after_the_last_user(
     assert queued(url_of(user())) == [b"a", b"b"]
 
 
-def test_a_killed_server_is_back_within_two_seconds_with_its_queue(data_dir: Path):
+def test_a_killed_server_is_back_within_two_seconds_with_its_queue(data_dir: Path, becomes: Becomes):
     with embedded_redis(Settings(data_dir=data_dir)) as url:
         enqueue(url, "a", "b", "c")
         before = facts_of(data_dir)
@@ -142,7 +131,7 @@ def test_a_killed_server_is_back_within_two_seconds_with_its_queue(data_dir: Pat
         assert queued(url) == [b"a", b"b", b"c"]
 
 
-def test_a_killed_keeper_is_replaced_while_somebody_uses_the_server(data_dir: Path):
+def test_a_killed_keeper_is_replaced_while_somebody_uses_the_server(data_dir: Path, becomes: Becomes, exists: Exists):
     with embedded_redis(Settings(data_dir=data_dir)) as url:
         enqueue(url, "a")
         before = facts_of(data_dir)
@@ -152,7 +141,9 @@ def test_a_killed_keeper_is_replaced_while_somebody_uses_the_server(data_dir: Pa
         assert queued(url) == [b"a"]
 
 
-def test_the_next_user_recovers_from_a_killed_keeper(data_dir: Path, user: Callable[[], subprocess.Popen[str]]):
+def test_the_next_user_recovers_from_a_killed_keeper(
+    data_dir: Path, user: Callable[[], subprocess.Popen[str]], exists: Exists
+):
     process = user()
     enqueue(url_of(process), "a")
     before = facts_of(data_dir)
@@ -178,7 +169,9 @@ def test_a_server_without_keeper_is_ended_before_another_has_its_data(data_dir: 
         assert not orphan.alive
 
 
-def test_a_removed_data_directory_ends_its_keeper_and_the_next_user_starts_afresh(data_dir: Path):
+def test_a_removed_data_directory_ends_its_keeper_and_the_next_user_starts_afresh(
+    data_dir: Path, becomes: Becomes, exists: Exists
+):
     settings = Settings(data_dir=data_dir)
     with embedded_redis(settings) as url:
         enqueue(url, "a")
@@ -190,7 +183,7 @@ def test_a_removed_data_directory_ends_its_keeper_and_the_next_user_starts_afres
         assert queued(url) == []
 
 
-def test_a_lost_socket_file_is_replaced(data_dir: Path):
+def test_a_lost_socket_file_is_replaced(data_dir: Path, becomes: Becomes):
     with embedded_redis(Settings(data_dir=data_dir)) as url:
         enqueue(url, "a")
         path = Path(facts_of(data_dir).socket)
