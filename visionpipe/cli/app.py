@@ -29,18 +29,24 @@ class VisionPipeGroup(TyperGroup):
         return list(self.commands)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note whether a program will read the answer."""
+        """Note which command is meant, and whether a program will read its answer."""
+        ctx.meta["command"] = next((word for word in args if not word.startswith("-")), "")
         ctx.meta["as_json"] = "--json" in args
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; one of our errors ends it with status 1 and a message."""
+        if not ctx.params.get("debug"):
+            sys.excepthook = _report
         try:
+            # The doctor must be able to tell of a clash.
+            if ctx.meta["command"] != "doctor":
+                check_names()
             return super().invoke(ctx)
         except VisionPipeError as error:
             fault = error
         except ModuleNotFoundError as error:
-            told = missing_extra(error, ctx.invoked_subcommand or "")
+            told = missing_extra(error, ctx.meta["command"])
             if told is error or not isinstance(told, VisionPipeError):
                 raise
             fault = told
@@ -93,9 +99,6 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Run before every command."""
-    check_names()
-    if not debug:
-        sys.excepthook = _report
 
 
 def main() -> None:
