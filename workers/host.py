@@ -46,6 +46,8 @@ CLAIM_THREADS = 4
 """Celery pool threads; each only claims a job and hands it on."""
 TARGET_STEP_S = 0.25
 """A micro-batch should take no longer than this, since interactive work waits for it."""
+MIN_STEP_S = 0.02
+"""Below this, four images in fp32 are too quick to be worth rounding, or to be measured on a busy machine."""
 MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
 DEAF_S = 90
@@ -234,7 +236,8 @@ def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -
     reduced = hosted.device.precision
     reduced_s = _fastest_s(runtimes)
     hosted.set_precision("fp32")
-    if reduced_s * MIN_SPEEDUP < _fastest_s(runtimes):
+    full_s = _fastest_s(runtimes)
+    if full_s > MIN_STEP_S and reduced_s * MIN_SPEEDUP < full_s:
         hosted.set_precision(reduced)
 
 
