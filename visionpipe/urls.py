@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -68,8 +68,10 @@ class UrlFetcher:
     """Whether private, loopback and reserved addresses and all ports are allowed."""
     resolver: Resolver = resolve
     """Replaceable in tests."""
-    allowed: Callable[[str], bool] = field(default=is_public)
+    allowed: Callable[[str], bool] = is_public
     """Decides about one address unless ``allow_private``."""
+    ports: frozenset[int] | None = PORTS
+    """Which ports are allowed unless ``allow_private``; none given means all."""
 
     def fetch(self, url: str) -> bytes:
         """Fetch a URL's body.
@@ -88,7 +90,7 @@ class UrlFetcher:
                     return answer
                 target = target.join(answer)
         except httpx.InvalidURL as error:
-            raise UrlRefusedError(f"{url[:200]!r} is not a URL that can be fetched: {error}") from error
+            raise UrlRefusedError(f"this is not a URL that can be fetched: {error}") from error
         raise UrlFetchError(f"{_shown(httpx.URL(url))} redirects more than {MAX_REDIRECTS} times")
 
     def _hop(self, url: httpx.URL, deadline: float) -> bytes | str:
@@ -111,8 +113,9 @@ class UrlFetcher:
             raise UrlRefusedError(f"{_shown(url)}: only http and https URLs with a host are fetched")
         if url.userinfo:
             raise UrlRefusedError(f"{_shown(url)}: URLs that carry credentials are not fetched")
-        if not self.allow_private and (url.port or 80) not in PORTS:
-            raise UrlRefusedError(f"{_shown(url)}: port {url.port} is not one of {sorted(PORTS)}")
+        ports = range(1, 65536) if self.allow_private or self.ports is None else sorted(self.ports)
+        if (url.port or 80) not in ports:
+            raise UrlRefusedError(f"{_shown(url)}: expected one of the ports {ports}, got {url.port}")
 
     def _answer(self, response: httpcore.Response, shown: str) -> bytes | str:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
