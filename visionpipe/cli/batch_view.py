@@ -135,9 +135,9 @@ def _numbers(report: RunReport) -> Table:
 
 def _failures(report: RunReport) -> Table:
     table = Table(box=None, pad_edge=False, title="Failed", title_justify="left", title_style="bold red")
-    for name in ("code", "count", "for example", "because"):
+    for name in ("code", "count", "for example"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for failure in report.failures:
-        example = (Text(failure.example_path), Text(failure.example_message, style="dim"))
-        table.add_row(failure.code, f"{failure.count:,}", *example)
+        example = Text(failure.example_path) + Text(f"\n{failure.example_message}", style="dim")
+        table.add_row(Text(failure.code, style="red"), f"{failure.count:,}", example)
     return table

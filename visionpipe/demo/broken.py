@@ -21,7 +21,7 @@ def write_broken(folder: Path) -> int:
         "cut off.jpg": jpeg[: len(jpeg) // 2],
         "text renamed.jpg": b"Dear colleague, please find the scan attached.\n",
         "error page.png": b"<!doctype html><title>404 Not Found</title>",
-        "bomb 60000x60000.png": _png_header(60_000, 60_000),
+        "bomb 60000x60000.png": _png_that_claims(60_000, 60_000),
         "flipped bits.png": png[:60] + bytes(byte ^ 0xFF for byte in png[60:70]) + png[70:],
         "notes.txt": b"Not an image, and not called one.\n",
         ".thumbnails.db": b"hidden",
@@ -43,6 +43,11 @@ def _encoded(picture: object, file_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _png_header(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+def _png_that_claims(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -63,7 +63,7 @@ def write_demo_folder(out: Path) -> DemoFolder:
     images.mkdir(parents=True)
     try:
         rows = list(_write_digits(images / "digits"))
-        broken = write_broken(images / "broken")
+        broken = write_broken(images / "unusable")
     except ImportError as error:
         raise InvalidRequestError(
             f"The demo needs {error.name}, which is not installed. Run: pip install 'visionpipe[demo]'"
