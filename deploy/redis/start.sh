@@ -1,5 +1,6 @@
 #!/bin/sh
 # Fills the passwords' hashes into the ACL file and becomes the server: start.sh REDIS.CONF USERS.ACL [OPTION...]
+# The data lies in the working directory, /data in the official images.
 set -eu
 conf=$1
 users=$2

@@ -1,0 +1,74 @@
+"""Who may import whom, and what `import visionpipe` may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("visionpipe", "workers", "models")
+FORBIDDEN = {"visionpipe": {"workers", "models"}, "models": {"visionpipe", "workers"}, "workers": set()}
+HEAVY = ("torch", "numpy", "cv2", "celery", "kombu", "redis", "PIL", "fastapi", "starlette", "httpx", "fsspec")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Names of all imported modules, also inside functions, but not those for type checkers only."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in MODULES else str(node.module)
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str):
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in MODULES.items()
+        if module.partition(".")[0] == package
+        for name in imports(path)
+        if name.partition(".")[0] in FORBIDDEN[package]
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {module: {name for name in imports(path) if name in MODULES} for module, path in MODULES.items()}
+    # What imports nothing that is left cannot be in a circle; take such modules away until none is left to take.
+    while leaves := [module for module, names in edges.items() if not names & edges.keys() - {module}]:
+        for leaf in leaves:
+            del edges[leaf]
+    assert {module: sorted(names & edges.keys()) for module, names in edges.items()} == {}
+
+
+def test_importing_visionpipe_is_light():
+    source = f"import sys, visionpipe; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_visionpipe_takes_less_than_300_ms():
+    source = "import time; start = time.perf_counter(); import visionpipe; print(time.perf_counter() - start)"
+    command = [sys.executable, "-P", "-c", source]
+    # The best of several, because other processes may keep the machine busy.
+    best = min(float(subprocess.check_output(command, timeout=60)) for _ in range(5))
+    assert best < 0.3
