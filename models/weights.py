@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import pickle
 import posixpath
@@ -76,10 +77,11 @@ def pull(entry: Entry, progress: ReportProgress | None = None) -> Path | None:
         if url is None:
             raise _unavailable(entry, path, "the file is missing")
         try:
-            _download(url, path, progress)
-        except (OSError, ValueError) as error:
+            _download(entry, url, path, progress)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise _unavailable(entry, path, f"fetching them failed ({error})") from error
-    check(entry, path)
+    else:
+        check(entry, path)
     return path
 
 
@@ -154,7 +156,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return content if isinstance(content, dict) else dict(content)
 
 
-def _download(url: str, path: Path, progress: ReportProgress | None) -> None:
+def _download(entry: Entry, url: str, path: Path, progress: ReportProgress | None) -> None:
     # torch.hub's own download has no timeout: a silent server would hold a worker for ever.
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -171,6 +173,7 @@ def _download(url: str, path: Path, progress: ReportProgress | None) -> None:
             if total is not None and part.tell() != total:
                 raise OSError(f"the connection ended after {part.tell()} of {total} bytes")
             part.flush()
+            check(entry, Path(part.name))
             Path(part.name).replace(path)
         finally:
             Path(part.name).unlink(missing_ok=True)
