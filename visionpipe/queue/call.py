@@ -108,7 +108,7 @@ def _pipeline(redis: Any, call: Call[Any]) -> Any:
 
 def refusal(error: Exception) -> VisionPipeError:
     """Make our error of one of redis-py's."""
-    if "OOM command not allowed" in str(error):
+    if "used memory > 'maxmemory'" in str(error):
         return QueueFullError(
             "Redis has reached its memory limit and takes no more work. Wait for workers to catch up, "
             "or raise maxmemory.",

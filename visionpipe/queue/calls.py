@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from visionpipe.errors import InvalidRequestError, JobConflictError, NoWorkerError, QueueFullError
-from visionpipe.queue import keys, records
+from visionpipe.errors import (
+    InvalidRequestError,
+    JobConflictError,
+    NoWorkerError,
+    QueueFullError,
+    QueueUnavailableError,
+)
+from visionpipe.queue import keys
 from visionpipe.queue.call import Call
-from visionpipe.queue.records import Accounts, Claim, QueueStatus, RawEnvelope, Submitted, Swept
+from visionpipe.queue.records import Claim, Submitted, Swept
 from visionpipe.queue.scripts import script
 from visionpipe.queue.tickets import ticket_template
-from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
+from visionpipe.queue.views import accounts, envelope, queues, read, read_items, workers
+from visionpipe.schemas.base import ID_PATTERN
+from visionpipe.schemas.jobs import ErrorInfo, JobState, Lane, ModelInfo, Progress, WorkerRecord
 from visionpipe.schemas.requests import Request
 from visionpipe.settings import Settings
 
+__all__ = [
+    "accounts",
+    "announce",
+    "cancel",
+    "claim",
+    "commit",
+    "envelope",
+    "expire_worker",
+    "gc",
+    "mark",
+    "progress",
+    "queues",
+    "read",
+    "read_items",
+    "release",
+    "renew",
+    "retire",
+    "submit",
+    "sweep",
+    "touch",
+    "workers",
+]
+
 RESERVED_IDS = {str(lane) for lane in Lane}
+"""As an id or a model's name these would make two different keys of one name, such as ``vp:job:bulk``."""
 GRACE_S = 10
 """How long a worker may take to hand over a cancelled or expired job before the sweep ends it."""
 SWEEP_LIMIT = 200
@@ -47,7 +81,7 @@ def submit(
         lane: With which urgency.
         client: Whose reply stream hears of it.
         settings: Bounds and lifetimes.
-        payloads: Store key (``blob:<job>:<i>``, i counted from 0) → encoded image.
+        payloads: Store key (``blob:<job>:<i>``, i counted from 0 without gaps) → encoded image.
         external_store: Whether the job's pixels lie outside Redis.
         wait_for_worker: Accept the job though no worker serves the model now.
 
@@ -55,11 +89,14 @@ def submit(
         NoWorkerError: No live worker serves the model.
         QueueFullError: The lane is at its bound.
         JobConflictError: The id is taken by another request.
-        InvalidRequestError: The id is one of the reserved words.
+        InvalidRequestError: An id or the model's name cannot be used.
+        QueueUnavailableError: The pixels did not arrive.
     """
-    if job in RESERVED_IDS:
-        raise InvalidRequestError(f"Expected a job id other than {sorted(RESERVED_IDS)}, got {job!r}. Choose another.")
-    payloads = payloads or {}
+    for what, word in (("job id", job), ("client id", client or "none"), ("model", request.model.partition("@")[0])):
+        _check_word(what, word)
+    payloads, stage = payloads or {}, uuid.uuid4().hex
+    if set(payloads) != {f"blob:{job}:{index}" for index in range(len(payloads))}:
+        raise ValueError(f"expected payloads blob:{job}:0, blob:{job}:1, ... without gaps, got {sorted(payloads)[:3]}")
     text = request.model_dump_json()
 
     def parse(answer: list[bytes]) -> Submitted:
@@ -76,20 +113,30 @@ def submit(
             raise JobConflictError(
                 f"Expected a new job id, but {job!r} is taken by a different request. Choose another id."
             )
+        if verdict == "unstored":
+            raise QueueUnavailableError("Expected the job's pixels in Redis, but they did not arrive. Submit it again.")
         return Submitted(verdict == "created", JobState(answer[1].decode()))
 
     return Call(
         script("submit"),
         (
-            job, sha256(text.encode()).hexdigest()[:32], request.model, str(lane), max(1, len(request.images)),
+            job, sha256(text.encode()).hexdigest()[:32], request.model, str(lane), request.num_items,
             len(payloads), int(external_store), client, "" if request.deadline_s is None else _ms(request.deadline_s),
             _ms(settings.result_ttl_s), settings.max_queued_items, int(wait_for_worker), ticket_template(),
-            request.task, text,
+            request.task, text, stage,
         ),
         parse,
-        {keys.stored(key): data for key, data in payloads.items()},
+        {keys.staged(stage, int(key.rpartition(":")[2])): data for key, data in payloads.items()},
         _ms(settings.blob_ttl_s),
     )  # fmt: skip
+
+
+def _check_word(what: str, word: str) -> None:
+    if not re.fullmatch(ID_PATTERN, word) or word in RESERVED_IDS:
+        raise InvalidRequestError(
+            f"Expected a {what} of letters, digits, '_', '.' and '-', at most 128 of them, and not one of "
+            f"{sorted(RESERVED_IDS)}; got {word!r}. Choose another."
+        )
 
 
 def _queue_full(target: str, lane: Lane, depth: int, rate: float, settings: Settings) -> QueueFullError:
@@ -180,7 +227,11 @@ def expire_worker(worker: str, settings: Settings) -> Call[int]:
 
 
 def announce(record: WorkerRecord, settings: Settings) -> Call[None]:
-    """Say that a worker lives and what it serves, for the next three beats."""
+    """Say that a worker lives and what it serves, for the next three beats.
+
+    Raises:
+        InvalidRequestError: Its id or its model's name cannot be used.
+    """
     return _announce(record, _ms(3 * settings.renew_s))
 
 
@@ -190,73 +241,15 @@ def retire(record: WorkerRecord) -> Call[None]:
 
 
 def _announce(record: WorkerRecord, valid_ms: int) -> Call[None]:
+    _check_word("worker id", record.worker)
+    _check_word("model", record.model)
     args = (record.worker, record.model_dump_json(), valid_ms, record.model, record.digest, *map(str, record.lanes))
     return Call(script("announce"), args, lambda _: None)
-
-
-def read(job: str) -> Call[JobRecord | None]:
-    """Read a job's record; none when it never was or has expired."""
-    return Call(script("envelope"), (job, 0), lambda answer: records.job_record(job, answer[0]))
-
-
-def envelope(job: str) -> Call[RawEnvelope | None]:
-    """Read a job's record and items."""
-    return Call(script("envelope"), (job, 1), lambda answer: records.raw_envelope(job, answer))
-
-
-def read_items(job: str) -> Call[list[bytes]]:
-    """Read the JSON of a job's finished items, by index."""
-
-    def parse(answer: list[list[bytes]]) -> list[bytes]:
-        raw = records.raw_envelope(job, answer)
-        return raw.items if raw else []
-
-    return Call(script("envelope"), (job, 1), parse)
 
 
 def touch(jobs: Iterable[str], settings: Settings) -> Call[None]:
     """Keep the pixels of queued jobs alive while somebody waits for them."""
     return Call(script("touch"), (_ms(settings.blob_ttl_s), *jobs), lambda _: None)
-
-
-def workers() -> Call[list[WorkerRecord]]:
-    """Read the announcements of all live workers."""
-    return Call(script("workers"), (), records.worker_records)
-
-
-def queues() -> Call[list[QueueStatus]]:
-    """Read the depth of every lane that was ever used."""
-
-    def parse(answer: list[list[Any]]) -> list[QueueStatus]:
-        found = []
-        for name, jobs, items, running, oldest in answer:
-            target, _, lane = name.decode().rpartition(":")
-            waited = float(oldest) / 1000 if oldest else None
-            found.append(
-                QueueStatus(
-                    target=target,
-                    lane=Lane(lane),
-                    queued_jobs=jobs,
-                    queued_items=items,
-                    running_items=running,
-                    oldest_wait_s=waited,
-                )
-            )
-        return sorted(found, key=lambda status: (status.target, status.lane))
-
-    return Call(script("queues"), (), parse)
-
-
-def accounts() -> Call[dict[str, Accounts]]:
-    """Read, per model, how many items were submitted and how they ended."""
-
-    def parse(answer: list[list[Any]]) -> dict[str, Accounts]:
-        return {
-            model.decode(): Accounts(**{name: int(n) for name, n in records.pairs(flat).items()})
-            for model, flat in sorted(answer)
-        }
-
-    return Call(script("accounts"), (), parse)
 
 
 def gc(limit: int = 100) -> Call[list[str]]:

@@ -34,6 +34,11 @@ def control(worker: str) -> str:
     return f"vp:ctl:{worker}"
 
 
+def staged(stage: str, index: int) -> str:
+    """Where a submission's pixels lie until its job is created."""
+    return f"vp:stage:{stage}:{index}"
+
+
 def stored(key: str) -> str:
     """The Redis key of a blob, upload or artifact."""
     return PREFIX + key

@@ -10,6 +10,12 @@ from pydantic import Field
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
 
+FIELDS = (
+    *("task", "model", "lane", "state", "total", "finished", "attempts", "submitted_at", "started_at", "ended_at"),
+    *("deadline_at", "worker", "cancel", "progress", "error", "model_info"),
+)
+"""What a job's record is read for."""
+
 
 class Submitted(NamedTuple):
     """What became of a submission."""
@@ -100,9 +106,13 @@ def pairs(flat: list[bytes]) -> dict[str, bytes]:
     return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
 
-def job_record(job: str, flat: list[bytes]) -> JobRecord | None:
-    """Read a job's hash; an empty one means there is no such job."""
-    field = pairs(flat)
+def _fields(values: list[bytes | None]) -> dict[str, bytes]:
+    return {name: value for name, value in zip(FIELDS, values, strict=True) if value is not None}
+
+
+def job_record(job: str, values: list[bytes | None]) -> JobRecord | None:
+    """Read a job's ``FIELDS``; without a state there is no such job."""
+    field = _fields(values)
     if "state" not in field:
         return None
 
@@ -129,12 +139,12 @@ def job_record(job: str, flat: list[bytes]) -> JobRecord | None:
     )
 
 
-def raw_envelope(job: str, answer: list[list[bytes]]) -> RawEnvelope | None:
+def raw_envelope(job: str, answer: list[Any]) -> RawEnvelope | None:
     """Read the answer of ``envelope.lua``."""
     record = job_record(job, answer[0])
     if record is None:
         return None
-    told = pairs(answer[0]).get("model_info")
+    told = _fields(answer[0]).get("model_info")
     items = pairs(answer[1])
     return RawEnvelope(
         record,

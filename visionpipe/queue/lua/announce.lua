@@ -1,5 +1,6 @@
 -- ARGV: worker, record JSON, valid_ms (0 = retire), model, digest, lanes...
 local worker, now, valid = ARGV[1], now_ms(), tonumber(ARGV[3])
+despite_full_memory()
 for i = 6, #ARGV do
   for _, target in ipairs({ARGV[4], ARGV[4] .. '@' .. ARGV[5]}) do
     local key = 'vp:serving:' .. lane_name(target, ARGV[i])

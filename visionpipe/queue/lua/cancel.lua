@@ -1,5 +1,6 @@
 -- ARGV: job. A queued job ends at once; a running one's worker is told and hands over what it has.
 local job, now = ARGV[1], now_ms()
+despite_full_memory()
 local record = load_job(job)
 if not record.state then return '' end
 if record.state == 'queued' then

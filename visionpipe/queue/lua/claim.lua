@@ -1,6 +1,7 @@
 -- ARGV: job, worker, token, lease_ms, model info (JSON). A repeated claim with the same token is the same claim.
 local job, worker, token = ARGV[1], ARGV[2], ARGV[3]
 local key, now = 'vp:job:' .. job, now_ms()
+despite_full_memory()
 local record = load_job(job)
 if record.state == 'queued' then
   if record.deadline_at and tonumber(record.deadline_at) <= now then
@@ -9,7 +10,7 @@ if record.state == 'queued' then
   end
   leave_queue(job, record)
   redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), remaining(record))
-  redis.call('HSET', key, 'state', 'running', 'token', token, 'worker', worker, 'started_at', now, 'touched_at', now,
+  redis.call('HSET', key, 'state', 'running', 'token', token, 'worker', worker, 'started_at', now, 'touched_at', 0,
     'model_info', ARGV[5])
   redis.call('ZADD', 'vp:leases', now + ARGV[4], job)
   redis.call('SADD', 'vp:holds:' .. worker, job)
@@ -18,5 +19,5 @@ elseif not (record.state == 'running' and record.token == token) then
 end
 local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane')
 local left = full.deadline_at and tonumber(full.deadline_at) - now or ''
-return {'claimed', full.request, full.lane, tonumber(full.attempts), now - tonumber(full.submitted_at), tostring(left),
-        redis.call('HKEYS', 'vp:items:' .. job)}
+return {'claimed', full.request, full.lane, tonumber(full.attempts),
+        math.max(0, now - tonumber(full.submitted_at)), tostring(left), redis.call('HKEYS', 'vp:items:' .. job)}

@@ -1,19 +1,18 @@
 -- ARGV: job, token, final state or '', error JSON or '', then (index, ok, item JSON) triples.
 -- A repeated commit whose first answer was lost finds its own token and is answered ok.
 local job, token = ARGV[1], ARGV[2]
-local now = now_ms()
+local key, now = 'vp:job:' .. job, now_ms()
+despite_full_memory()
 local record = load_job(job)
 if record.state ~= 'running' or record.token ~= token then
-  local last = read(job, 'last_token').last_token
-  return (last == token and record.state ~= 'queued') and 'ok' or 'lost'
+  return read(job, 'last_token').last_token == token and 'ok' or 'lost'
 end
-for i = 5, #ARGV, 3 do put_item(job, record, tonumber(ARGV[i]), ARGV[i + 1] == '1', ARGV[i + 2]) end
-if tonumber(record.finished) >= tonumber(record.total) then
-  end_job(job, record, 'done', '', now)
-elseif ARGV[3] ~= '' then
-  end_job(job, record, ARGV[3], ARGV[4], now)
-elseif now - tonumber(read(job, 'noted_at').noted_at or 0) >= 1000 then
-  redis.call('HSET', 'vp:job:' .. job, 'noted_at', now)
-  notify(record.client, job, 'running')
+put_items(job, record, ARGV, 5)
+local complete = tonumber(record.finished) >= tonumber(record.total)
+if complete or ARGV[3] ~= '' then
+  redis.call('HSET', key, 'last_token', token)
+  end_job(job, record, complete and 'done' or ARGV[3], complete and '' or ARGV[4], now)
+elseif #ARGV > 4 then
+  note_running(job, record.client, now)
 end
 return 'ok'

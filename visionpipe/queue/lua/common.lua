@@ -5,10 +5,16 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Once a script has written, Redis lets it finish even above maxmemory. Everything that empties the queue starts with
+-- this write of nothing: a server full of pixels could otherwise never end a job and so never get rid of them.
+local function despite_full_memory() redis.call('DEL', 'vp:none') end
+
 local function lane_name(target, lane) return target .. ':' .. lane end
 
+local function model_name(target) return string.match(target, '^[^@]*') end
+
 local function account(target, what, n)
-  if n ~= 0 then redis.call('HINCRBY', 'vp:accounts:' .. string.gsub(target, '@.*', ''), what, n) end
+  if n ~= 0 then redis.call('HINCRBY', 'vp:accounts:' .. model_name(target), what, n) end
 end
 
 local function read(job, ...)
@@ -29,6 +35,14 @@ local function notify(client, job, state)
   end
 end
 
+-- At most one entry a second while a job runs.
+local function note_running(job, client, now)
+  local noted = read(job, 'noted_at').noted_at
+  if noted and now - tonumber(noted) < 1000 then return end
+  redis.call('HSET', 'vp:job:' .. job, 'noted_at', now)
+  notify(client, job, 'running')
+end
+
 -- A ticket is a Celery message; losing or doubling one is harmless, so its delivery tag need only be fresh.
 local function ticket(template, job, target, lane, now)
   local text = string.gsub(template, '__VP_JOB__', job)
@@ -44,10 +58,12 @@ local function enqueue(job, record, now)
   redis.call('SADD', 'vp:lanes', name)
 end
 
+-- The counters are exact; setting them to nothing when nothing is left also mends what a deleted record left behind.
 local function leave_queue(job, record)
   local name = lane_name(record.model, record.lane)
   if redis.call('ZREM', 'vp:queued:' .. name, job) == 1 then
     redis.call('HINCRBY', 'vp:depth', name, 0 - remaining(record))
+    if redis.call('EXISTS', 'vp:queued:' .. name) == 0 then redis.call('HDEL', 'vp:depth', name) end
   end
 end
 
@@ -55,16 +71,17 @@ local function leave_worker(job, record)
   redis.call('ZREM', 'vp:leases', job)
   if record.worker then redis.call('SREM', 'vp:holds:' .. record.worker, job) end
   redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), 0 - remaining(record))
+  if redis.call('EXISTS', 'vp:leases') == 0 then redis.call('DEL', 'vp:running') end
 end
 
 local function drop_blobs(job, record)
   if record.external == '1' then
     redis.call('RPUSH', 'vp:gc', job)
+    -- Where no worker opens the external store nobody empties this list; its files expire by themselves.
+    redis.call('LTRIM', 'vp:gc', -100000, -1)
     return
   end
-  for i = 0, tonumber(record.blobs or 0) - 1 do
-    redis.call('UNLINK', 'vp:blob:' .. job .. ':' .. i)
-  end
+  for i = 0, tonumber(record.blobs) - 1 do redis.call('UNLINK', 'vp:blob:' .. job .. ':' .. i) end
 end
 
 local RECORD = {'state', 'model', 'lane', 'total', 'finished', 'submitted_at', 'client', 'external', 'blobs',
@@ -77,7 +94,7 @@ local function end_job(job, record, state, err, now)
   if record.state == 'queued' then leave_queue(job, record) else leave_worker(job, record) end
   account(record.model, state, remaining(record))
   redis.call('ZREM', 'vp:deadlines', job)
-  redis.call('HSET', key, 'state', state, 'ended_at', now, 'last_token', record.token or '')
+  redis.call('HSET', key, 'state', state, 'ended_at', now)
   redis.call('HDEL', key, 'token', 'request', 'mark')
   if err and err ~= '' then redis.call('HSET', key, 'error', err) end
   drop_blobs(job, record)
@@ -86,18 +103,30 @@ local function end_job(job, record, state, err, now)
   notify(record.client, job, state)
 end
 
--- One outcome per item: the first stays.
-local function put_item(job, record, index, ok, json)
-  if redis.call('HSETNX', 'vp:items:' .. job, index, json) == 0 then return end
-  record.finished = redis.call('HINCRBY', 'vp:job:' .. job, 'finished', 1)
-  redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), -1)
-  account(record.model, ok and 'done' or 'failed', 1)
-  if record.mark == tostring(index) then
-    redis.call('HDEL', 'vp:job:' .. job, 'mark')
-    record.mark = false
+-- Takes (index, ok, JSON) triples from args[first] on. One outcome per item: the first stays.
+local function put_items(job, record, args, first)
+  local done, failed, total = 0, 0, tonumber(record.total)
+  for i = first, #args, 3 do
+    local index = tonumber(args[i])
+    if index >= 0 and index < total and redis.call('HSETNX', 'vp:items:' .. job, args[i], args[i + 2]) == 1 then
+      if args[i + 1] == '1' then done = done + 1 else failed = failed + 1 end
+      if record.mark and tonumber(record.mark) == index then
+        redis.call('HDEL', 'vp:job:' .. job, 'mark')
+        record.mark = false
+      end
+    end
   end
+  if done + failed == 0 then return end
+  record.finished = redis.call('HINCRBY', 'vp:job:' .. job, 'finished', done + failed)
+  redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), 0 - done - failed)
+  account(record.model, 'done', done)
+  account(record.model, 'failed', failed)
 end
 
 local function error_json(code, message)
   return cjson.encode({code = code, message = message, retryable = false})
+end
+
+local function expiry_json()
+  return error_json('deadline_exceeded', 'The deadline passed before every image had an outcome.')
 end

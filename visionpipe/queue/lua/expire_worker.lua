@@ -1,5 +1,6 @@
 -- ARGV: worker, template, max_attempts, max_marks. Its supervisor saw it die; nobody need wait for its leases.
 local worker, now = ARGV[1], now_ms()
+despite_full_memory()
 local lapsed = 0
 for _, job in ipairs(redis.call('SMEMBERS', 'vp:holds:' .. worker)) do
   local record = read(job, 'worker')

@@ -1,15 +1,14 @@
 -- Shared by sweep and expire_worker: what happens to a running job whose worker is gone.
 local function poison_item(job, record, index)
-  local name = cjson.null
   local request = redis.call('HGET', 'vp:job:' .. job, 'request')
-  if request then
-    local image = (cjson.decode(request).images or {})[index + 1]
-    if image and image.name then name = image.name end
-  end
-  put_item(job, record, index, false, cjson.encode({index = index, name = name, error = {
+  -- A request that cannot be read must not stop the sweep of all the others.
+  local readable, name = pcall(function() return cjson.decode(request).images[index + 1].name end)
+  if not readable or type(name) ~= 'string' then name = cjson.null end
+  local item = cjson.encode({index = index, name = name, error = {
     code = 'poison', retryable = false,
     message = 'Expected an outcome; instead the worker died each time it worked on this image alone. ' ..
-              'The worker log of those moments says why; leave this image out, or report it.'}}))
+              'The worker log of those moments says why; leave this image out, or report it.'}})
+  put_items(job, record, {tostring(index), '0', item}, 1)
 end
 
 local function lapse(job, now, template, max_attempts, max_marks)
@@ -29,6 +28,8 @@ local function lapse(job, now, template, max_attempts, max_marks)
     end_job(job, record, 'done', '', now)
   elseif record.cancel == '1' then
     end_job(job, record, 'cancelled', error_json('cancelled', 'The job was cancelled while it ran.'), now)
+  elseif record.deadline_at and tonumber(record.deadline_at) <= now then
+    end_job(job, record, 'expired', expiry_json(), now)
   elseif attempts >= max_attempts then
     end_job(job, record, 'failed', error_json('poison', 'Expected the job to end; instead its worker died ' ..
       attempts .. ' times. The worker logs say why.'), now)

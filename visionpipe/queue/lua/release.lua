@@ -1,7 +1,12 @@
 -- ARGV: job, token, template. A draining worker hands a job back; that is nobody's fault and counts no attempt.
-local job, now = ARGV[1], now_ms()
+-- A repeated release whose first answer was lost is answered ok.
+local job, token, now = ARGV[1], ARGV[2], now_ms()
+despite_full_memory()
 local record = load_job(job)
-if record.state ~= 'running' or record.token ~= ARGV[2] then return 'lost' end
+if record.state ~= 'running' or record.token ~= token then
+  return read(job, 'released').released == token and 'ok' or 'lost'
+end
+redis.call('HSET', 'vp:job:' .. job, 'released', token)
 if record.cancel == '1' then
   end_job(job, record, 'cancelled', error_json('cancelled', 'The job was cancelled while it ran.'), now)
   return 'ok'

@@ -1,27 +1,29 @@
 -- ARGV: lease_ms, grace_ms, blob_ttl_ms, then (job, token) pairs. Answers ok | cancelled | expired | lost for each.
 local now, lease, grace, blob_ttl = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local function touch(job, record)
+local function touch(job)
   local seen = read(job, 'touched_at', 'blobs', 'external')
   if seen.external == '1' or now - tonumber(seen.touched_at) < blob_ttl / 4 then return end
   for i = 0, tonumber(seen.blobs) - 1 do redis.call('PEXPIRE', 'vp:blob:' .. job .. ':' .. i, blob_ttl) end
   redis.call('HSET', 'vp:job:' .. job, 'touched_at', now)
 end
 local answers = {}
+despite_full_memory()
 for i = 4, #ARGV, 2 do
   local job = ARGV[i]
   local record = read(job, 'state', 'token', 'cancel', 'cancel_at', 'deadline_at')
   if record.state ~= 'running' or record.token ~= ARGV[i + 1] then
     answers[#answers + 1] = 'lost'
-  elseif record.deadline_at and tonumber(record.deadline_at) <= now then
-    answers[#answers + 1] = 'expired'
   else
     local cancelled = record.cancel == '1'
-    -- A cancelled job keeps its lease only for the grace in which its worker hands over what it has.
-    if not cancelled or tonumber(record.cancel_at) + grace > now then
+    local expired = record.deadline_at and tonumber(record.deadline_at) <= now
+    -- A cancelled or expired job keeps its lease only for the grace in which its worker hands over what it has.
+    local until_ms = cancelled and tonumber(record.cancel_at) + grace or now + lease
+    if expired then until_ms = math.min(until_ms, tonumber(record.deadline_at) + grace) end
+    if until_ms > now then
       redis.call('ZADD', 'vp:leases', 'XX', 'GT', now + lease, job)
-      touch(job, record)
+      touch(job)
     end
-    answers[#answers + 1] = cancelled and 'cancelled' or 'ok'
+    answers[#answers + 1] = cancelled and 'cancelled' or expired and 'expired' or 'ok'
   end
 end
 return answers

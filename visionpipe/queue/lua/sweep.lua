@@ -2,35 +2,72 @@
 local template, max_attempts, max_marks = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local grace, sweep, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now = now_ms()
+despite_full_memory()
 local lapsed, expired, reticketed = 0, 0, 0
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', 'vp:leases', '-inf', now, 'LIMIT', 0, limit)) do
   if lapse(job, now, template, max_attempts, max_marks) then lapsed = lapsed + 1 end
 end
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', 'vp:deadlines', '-inf', now, 'LIMIT', 0, limit)) do
   local record = load_job(job)
-  if not record.state then
+  if record.state ~= 'queued' and record.state ~= 'running' then
     redis.call('ZREM', 'vp:deadlines', job)
   elseif record.state == 'queued' or tonumber(record.deadline_at) + grace <= now then
-    end_job(job, record, 'expired', error_json('deadline_exceeded', 'The deadline passed before every image had an outcome.'), now)
+    end_job(job, record, 'expired', expiry_json(), now)
     expired = expired + 1
   end
 end
--- A list shorter than its set of queued jobs has lost tickets; it must stay so for a whole sweep, since a ticket
--- on its way from the list to its claim looks the same.
+
+local function write_tickets(name, jobs, command)
+  local target, lane = string.match(name, '^(.*):(%a+)$')
+  for _, job in ipairs(jobs) do
+    if read(job, 'state').state == 'queued' then
+      redis.call(command, 'vp:' .. name, ticket(template, job, target, lane, now))
+      reticketed = reticketed + 1
+    else
+      redis.call('ZREM', 'vp:queued:' .. name, job)
+    end
+  end
+end
+
+local function rewrite_all(name)
+  redis.call('DEL', 'vp:' .. name)
+  write_tickets(name, redis.call('ZRANGE', 'vp:queued:' .. name, 0, -1), 'LPUSH')
+end
+
+-- Nothing waits: tickets still there are those of cancelled jobs, and a lane that nobody serves is forgotten, or every
+-- digest that was ever pinned would stay.
+local function tidy(name)
+  redis.call('DEL', 'vp:' .. name)
+  redis.call('HDEL', 'vp:short', name)
+  redis.call('HDEL', 'vp:depth', name)
+  local running = tonumber(redis.call('HGET', 'vp:running', name) or 0)
+  if running == 0 and redis.call('ZCOUNT', 'vp:serving:' .. name, now, '+inf') == 0 then
+    redis.call('DEL', 'vp:serving:' .. name)
+    redis.call('HDEL', 'vp:running', name)
+    redis.call('SREM', 'vp:lanes', name)
+  end
+end
+
 for _, name in ipairs(redis.call('SMEMBERS', 'vp:lanes')) do
-  local queued = redis.call('ZCARD', 'vp:queued:' .. name)
-  local missing = queued - redis.call('LLEN', 'vp:' .. name)
-  local since = tonumber(redis.call('HGET', 'vp:short', name) or 0)
-  if missing <= 0 then
+  local queued, tickets = redis.call('ZCARD', 'vp:queued:' .. name), redis.call('LLEN', 'vp:' .. name)
+  local since, missing = tonumber(redis.call('HGET', 'vp:short', name) or 0), queued - tickets
+  if queued == 0 then
+    tidy(name)
+  elseif tickets > 2 * queued + 1000 then
+    -- Cancelled jobs leave their tickets; where no worker drops them they would pile up.
+    rewrite_all(name)
+  elseif missing <= 0 then
     if since > 0 then redis.call('HDEL', 'vp:short', name) end
   elseif since == 0 then
+    -- It must stay so for a whole sweep: a ticket on its way from the list to its claim looks the same.
     redis.call('HSET', 'vp:short', name, now)
   elseif now - since >= sweep then
-    local target, lane = string.match(name, '^(.*):(%a+)$')
-    local oldest = redis.call('ZRANGE', 'vp:queued:' .. name, 0, math.min(missing, limit) - 1)
-    for i = #oldest, 1, -1 do
-      redis.call('RPUSH', 'vp:' .. name, ticket(template, oldest[i], target, lane, now))
-      reticketed = reticketed + 1
+    if missing > limit then
+      rewrite_all(name)
+    else
+      local oldest = {}
+      for _, job in ipairs(redis.call('ZRANGE', 'vp:queued:' .. name, 0, missing - 1)) do table.insert(oldest, 1, job) end
+      write_tickets(name, oldest, 'RPUSH')
     end
     redis.call('HDEL', 'vp:short', name)
   end
@@ -39,5 +76,8 @@ for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'vp:beats', '-inf', now - 60
   redis.call('ZREM', 'vp:beats', worker)
   redis.call('HDEL', 'vp:workers', worker)
   redis.call('HDEL', 'vp:beaten', worker)
+  for _, job in ipairs(redis.call('SMEMBERS', 'vp:holds:' .. worker)) do
+    if not redis.call('ZSCORE', 'vp:leases', job) then redis.call('SREM', 'vp:holds:' .. worker, job) end
+  end
 end
 return {lapsed, expired, reticketed}

@@ -1,0 +1,72 @@
+"""The calls that only read. They are part of ``calls``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from visionpipe.queue import records
+from visionpipe.queue.call import Call
+from visionpipe.queue.records import Accounts, QueueStatus, RawEnvelope
+from visionpipe.queue.scripts import script
+from visionpipe.schemas.jobs import JobRecord, Lane, WorkerRecord
+
+
+def read(job: str) -> Call[JobRecord | None]:
+    """Read a job's record; none when it never was or has expired."""
+    args = (job, 0, *records.FIELDS)
+    return Call(script("envelope"), args, lambda answer: records.job_record(job, answer[0]))
+
+
+def envelope(job: str) -> Call[RawEnvelope | None]:
+    """Read a job's record and items."""
+    return Call(script("envelope"), (job, 1, *records.FIELDS), lambda answer: records.raw_envelope(job, answer))
+
+
+def read_items(job: str) -> Call[list[bytes]]:
+    """Read the JSON of a job's finished items, by index."""
+
+    def parse(answer: list[Any]) -> list[bytes]:
+        raw = records.raw_envelope(job, answer)
+        return raw.items if raw else []
+
+    return Call(script("envelope"), (job, 1, *records.FIELDS), parse)
+
+
+def workers() -> Call[list[WorkerRecord]]:
+    """Read the announcements of all live workers."""
+    return Call(script("workers"), (), records.worker_records)
+
+
+def queues() -> Call[list[QueueStatus]]:
+    """Read the depth of every lane that is served or in which something waits or runs."""
+
+    def parse(answer: list[list[Any]]) -> list[QueueStatus]:
+        found = []
+        for name, jobs, items, running, oldest in answer:
+            target, _, lane = name.decode().rpartition(":")
+            waited = float(oldest) / 1000 if oldest else None
+            found.append(
+                QueueStatus(
+                    target=target,
+                    lane=Lane(lane),
+                    queued_jobs=jobs,
+                    queued_items=items,
+                    running_items=running,
+                    oldest_wait_s=waited,
+                )
+            )
+        return sorted(found, key=lambda status: (status.target, status.lane))
+
+    return Call(script("queues"), (), parse)
+
+
+def accounts() -> Call[dict[str, Accounts]]:
+    """Read, per model, how many items were submitted and how they ended."""
+
+    def parse(answer: list[list[Any]]) -> dict[str, Accounts]:
+        return {
+            model.decode(): Accounts(**{name: int(n) for name, n in records.pairs(flat).items()})
+            for model, flat in sorted(answer)
+        }
+
+    return Call(script("accounts"), (), parse)
