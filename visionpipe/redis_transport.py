@@ -152,7 +152,7 @@ class RedisTransport:
         while True:
             try:
                 async with self._gate:
-                    answer = await arun(self._redis, call)
+                    answer = await _cancellable(arun(self._redis, call))
             except QueueUnavailableError as error:
                 if time.monotonic() + delay > give_up or not _lost_connection(error.__cause__):
                     raise
@@ -169,7 +169,7 @@ class RedisTransport:
 
         try:
             async with self._gate:
-                return await answer
+                return await _cancellable(answer)
         except RedisError as error:
             raise refusal(error) from error
 
@@ -200,7 +200,7 @@ class RedisTransport:
         stream, last, delay = keys.reply(self.client), b"0-0", 0.05
         while True:
             try:
-                answer = await self._redis.xread({stream: last}, count=1000, block=int(BLOCK_S * 1000))
+                answer = await _cancellable(self._redis.xread({stream: last}, count=1000, block=int(BLOCK_S * 1000)))
             except RedisError as error:
                 logger.debug("reply stream: %s", error)
                 await asyncio.sleep(delay)
@@ -231,6 +231,17 @@ class RedisTransport:
         for job, blobs in watched.items():
             for index in range(blobs):
                 self._store.touch(f"blob:{job}:{index}", self._settings.blob_ttl_s)
+
+
+async def _cancellable(work: Awaitable[T]) -> T:
+    # redis-py sends through asyncio.wait_for, which before Python 3.12 can swallow a cancellation that comes just as
+    # the sending ends; a waiter whose time is over would then wait on for ever.
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    answer = await work
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answer
 
 
 def _lost_connection(error: BaseException | None) -> bool:
