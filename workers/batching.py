@@ -7,36 +7,30 @@ batched with no added delay; while the device is busy more accumulates.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+import torch
 
 from visionpipe.schemas.jobs import Lane, Progress
-from visionpipe.schemas.results import Result
+from workers.longwork import LongQueue, LongWork, end_step, next_step
 from workers.runtime import Outcome, Runtime, run_batch
+from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
 
 logger = logging.getLogger("visionpipe.batching")
 
 MAX_BATCH_VALUES = 64 * 2**20
 """Input values (C x H x W summed over images) in one micro-batch: 256 MiB of float32."""
-LONG_EVERY = 4
+MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
+"""Input values of one lane that wait for the device; beyond it the decode threads wait."""
+LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
 """Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
-HANG_EXIT = 70
-"""Exit status of a worker whose device thread hung or died; its supervisor starts another."""
-
-
-@dataclass(eq=False)
-class LongWork:
-    """One long job's generator, and whether it was told to hand over."""
-
-    work: Work
-    steps: Generator[Progress, None, Result]
-    warned: bool = False
+HANG_EXIT = FATAL_EXIT
+"""Exit status of a worker whose device step hung."""
 
 
 @dataclass
@@ -69,40 +63,49 @@ class Batcher:
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
     _ready: dict[Lane, deque[Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
+    _ready_values: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _suspects: deque[Work] = field(default_factory=deque)
-    _long: deque[LongWork] = field(default_factory=deque)
-    _wake: threading.Condition = field(default_factory=threading.Condition)
+    _long: LongQueue = field(default_factory=LongQueue)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: bool = False
     _bulk_since_long: int = 0
 
     def __post_init__(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._wake = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._cores = torch.get_num_threads()
+        self._thread = vital("device", self._run)
 
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
 
     def put(self, work: Work) -> None:
-        """Hand over prepared work."""
+        """Hand over prepared work; waits while its lane has more than enough of it."""
+        runtime, lane = self.runtimes[work.request.task], work.job.lane
         work.ready_at = time.monotonic()
-        with self._wake:
-            if self.runtimes[work.request.task].is_long:
-                self._long.append(LongWork(work, self.runtimes[work.request.task].steps(work)))
+        with self._lock:
+            if runtime.is_long:
+                self._long.put(LongWork(work, runtime.steps(work)))
             else:
-                self._ready[work.job.lane].append(work)
+                while self._ready_values[lane] > MAX_READY_VALUES and not self._closing:
+                    self._room.wait()
+                self._ready[lane].append(work)
+                self._ready_values[lane] += work.num_pixels
             self._wake.notify()
 
     def put_suspect(self, work: Work) -> None:
         """Hand over an image that must be read, prepared and computed alone."""
-        with self._wake:
+        with self._lock:
             self._suspects.append(work)
             self._wake.notify()
 
     def close(self, timeout_s: float) -> None:
         """Let the thread end after its present step."""
-        with self._wake:
+        with self._lock:
             self._closing = True
-            self._wake.notify()
+            self._wake.notify_all()
+            self._room.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -112,38 +115,44 @@ class Batcher:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        try:
-            while (step := self._next_step()) is not None:
-                self.step_started = time.monotonic()
-                step()
-                self.step_started = None
-        except BaseException:
-            logger.critical(
-                "the device thread died; the worker ends so that its supervisor starts another", exc_info=True
-            )
-            os._exit(HANG_EXIT)
+        use_cores(self._cores)
+        # Torch keeps threads, handles and scratch memory per thread; the first job should not wait for them.
+        for runtime in self.runtimes.values():
+            runtime.warm_up(1)
+        while (step := self._next_step()) is not None:
+            self.step_started = time.monotonic()
+            step()
+            self.step_started = None
 
     def _next_step(self) -> Callable[[], None] | None:
-        with self._wake:
-            while True:
-                if self._closing:
-                    return None
+        with self._lock:
+            while not self._closing:
                 if self._ready[Lane.INTERACTIVE]:
-                    return self._batch_step(self._ready[Lane.INTERACTIVE])
+                    return self._batch_step(Lane.INTERACTIVE)
                 if self._suspects:
                     suspect = self._suspects.popleft()
                     return lambda: self._run_suspect(suspect)
-                if self._long and (self._bulk_since_long >= LONG_EVERY or not self._ready[Lane.BULK]):
-                    self._bulk_since_long = 0
-                    long = self._long.popleft()
-                    return lambda: self._run_long(long)
+                if (step := self._long_step()) is not None:
+                    return step
                 if self._ready[Lane.BULK]:
                     self._bulk_since_long += 1
-                    return self._batch_step(self._ready[Lane.BULK])
+                    return self._batch_step(Lane.BULK)
                 self._wake.wait()
+        return None
 
-    def _batch_step(self, queue: deque[Work]) -> Callable[[], None]:
+    def _long_step(self) -> Callable[[], None] | None:
+        if stopped := self._long.take_stopped():
+            return lambda: self._drop([long.work for long in stopped])
+        lane = next((lane for lane in Lane if self._long.has(lane)), None)
+        if lane is None or (self._ready[Lane.BULK] and self._bulk_since_long < LONG_EVERY[lane]):
+            return None
+        self._bulk_since_long = 0
+        long = self._long.take()
+        return lambda: self._run_long(long)
+
+    def _batch_step(self, lane: Lane) -> Callable[[], None]:
         """Take the oldest work and whatever may share its micro-batch."""
+        queue = self._ready[lane]
         first = queue[0]
         key, values = (first.request.task, first.key), 0
         batch: list[Work] = []
@@ -156,13 +165,17 @@ class Batcher:
             batch.append(work)
             values += work.num_pixels
         queue.extendleft(reversed(skipped))
+        self._ready_values[lane] -= values
+        self._room.notify_all()
         return lambda: self._run_batch(batch)
+
+    def _drop(self, works: list[Work]) -> None:
+        for work in works:
+            self.hooks.dropped(work)
 
     def _run_batch(self, batch: list[Work]) -> None:
         live = [work for work in batch if not work.job.dropped]
-        for work in batch:
-            if work.job.dropped:
-                self.hooks.dropped(work)
+        self._drop([work for work in batch if work not in live])
         if live:
             self.hooks.finished(live, run_batch(self.runtimes[live[0].request.task], live, self._out_of_memory))
 
@@ -179,23 +192,25 @@ class Batcher:
 
     def _run_long(self, long: LongWork) -> None:
         """Make one step; a stopped job may use one more to hand over the best it has."""
-        if long.work.job.lost or (long.work.job.dropped and long.warned):
-            long.steps.close()
+        job = long.work.job
+        if job.lost or job.handing_back or (job.dropped and long.warned):
+            self._end_long(long)
+            end_step(long)
             self.hooks.dropped(long.work)
             return
-        long.warned = long.work.job.dropped
-        outcome: Any
-        try:
-            self.hooks.progressed(long.work, next(long.steps))
-        except StopIteration as end:
-            outcome = end.value
-        except Exception as error:  # noqa: BLE001 - becomes the item's error
-            outcome = error
+        long.warned = job.dropped
+        told = next_step(long)
+        if isinstance(told, Progress):
+            with self._lock:
+                self._long.again(long)
+            self.hooks.progressed(long.work, told)
         else:
-            with self._wake:
-                self._long.append(long)
-            return
-        self.hooks.finished([long.work], [outcome])
+            self._end_long(long)
+            self.hooks.finished([long.work], [told])
+
+    def _end_long(self, long: LongWork) -> None:
+        with self._lock:
+            self._long.done(long)
 
     def _out_of_memory(self, batch_size: int) -> None:
         if batch_size > 1 and batch_size // 2 < self.max_batch:

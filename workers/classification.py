@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from models.loading import parity_images
 from models.preprocess import Preprocess
+from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.requests import ClassificationOptions
-from visionpipe.schemas.results import ClassificationResult, ClassScore, Result
+from visionpipe.schemas.results import ClassificationResult, ClassScore
 from workers.hosted import HostedModel
-from workers.runtime import Runtime
+from workers.runtime import Outcome, Runtime
 from workers.work import Work
 
 MAX_DELTA_P = 0.02
@@ -43,15 +45,17 @@ class ClassificationRuntime(Runtime):
         inputs_NCHW = torch.stack([work.prepared for work in batch])
         return self._probabilities(self.hosted.to_input(inputs_NCHW))
 
-    def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Result]:
-        """Name the most probable classes of each image."""
+    def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Outcome]:
+        """Name the most probable classes of each image, or say that its numbers are none."""
         wanted = [_options(work) for work in batch]
         k = min(max(options.top_k for options in wanted), outputs.shape[1])
         scores, ids = outputs.topk(k, dim=1)
         rows = zip(batch, wanted, scores.tolist(), ids.tolist(), strict=True)
-        return [self._result(work, options, row, classes) for work, options, row, classes in rows]
+        return [self._outcome(work, options, row, classes) for work, options, row, classes in rows]
 
-    def _result(self, work: Work, options: ClassificationOptions, scores: list[float], ids: list[int]) -> Result:
+    def _outcome(self, work: Work, options: ClassificationOptions, scores: list[float], ids: list[int]) -> Outcome:
+        if not all(map(math.isfinite, scores)):
+            return ArithmeticError(f"{self.hosted.card.name} gave logits that are not finite")
         named = [
             ClassScore(class_id=class_id, label=self._label(class_id), score=min(max(score, 0.0), 1.0))
             for rank, (score, class_id) in enumerate(zip(scores, ids, strict=True))
@@ -66,13 +70,17 @@ class ClassificationRuntime(Runtime):
         logits: Tensor = (network or self.hosted.fast)(inputs)
         if self.hosted.hooks.postprocess is not None:
             logits = self.hosted.hooks.postprocess(logits)
-        if not torch.isfinite(logits).all():
-            raise ArithmeticError(f"{self.hosted.card.name} gave logits that are not finite")
+        if logits.ndim != 2 or (self._labels and logits.shape[1] != len(self._labels)):
+            raise ModelLoadError(
+                f"Expected logits of shape (N, {len(self._labels) or 'K'}) from {self.hosted.card.name}, got "
+                f"{tuple(logits.shape)}. Mend the network, the card's labels or its postprocess hook."
+            )
         return logits.float().softmax(dim=1).cpu()
 
     def warm_up(self, num_images: int) -> None:
         """Run one micro-batch of a blank picture."""
-        blank = self._preprocess(Image.new("RGB", (64, 64)))
+        height, width = self.hosted.card.preprocess.input_size_hw or (256, 256)
+        blank = self._preprocess(Image.new("RGB", (width, height)))
         with torch.inference_mode():
             self._probabilities(self.hosted.to_input(blank.expand(num_images, *blank.shape).contiguous()))
 
@@ -90,7 +98,8 @@ class ClassificationRuntime(Runtime):
 
 def agrees(exact: Tensor, quick: Tensor) -> bool:
     """Whether two sets of probabilities (N, K) give the same answers, within the stated tolerance."""
-    if (exact - quick).abs().max() > MAX_DELTA_P:
+    # Written so that a NaN disagrees.
+    if not bool((exact - quick).abs().max() <= MAX_DELTA_P):
         return False
     top = exact.topk(min(2, exact.shape[1]), dim=1).values
     clear = (top[:, 0] - top[:, -1] > MIN_MARGIN) if top.shape[1] == 2 else torch.ones(len(exact), dtype=torch.bool)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from redis import Redis
 
-from visionpipe.errors import QueueUnavailableError
+from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.queue import Call, calls, run
-from visionpipe.schemas.jobs import ErrorInfo, JobState
+from visionpipe.schemas.jobs import ErrorInfo, JobState, Progress
 from workers.metrics import Metrics
 from workers.outcome import item_json
+from workers.persist import persist, run_all
 from workers.runtime import Outcome
+from workers.threads import vital
 from workers.work import HeldJob, Work
 
 logger = logging.getLogger("visionpipe.committer")
 
 GIVE_UP_S = 120
 """How long a commit is tried while Redis is away; then the job's lease has long run out."""
+TELL_EVERY_S = 0.5
+"""A job's progress is recorded at most so often, however fast its steps are."""
+HAND_BACK_TRY_S = 3
+"""How long an ending worker tries to hand a job back."""
+TICK_S = 0.5
+"""How often finished items of unfinished jobs are looked through while nothing new arrives."""
 
 _REASONS = {
     JobState.CANCELLED: ErrorInfo(code="cancelled", message="The job was cancelled while it ran."),
@@ -29,6 +37,13 @@ _REASONS = {
         code="deadline_exceeded", message="The deadline passed before every image had an outcome."
     ),
 }
+
+
+class Entry(NamedTuple):
+    """Images that have left the device together; an outcome is ``None`` where one was dropped."""
+
+    batch: Sequence[Work]
+    outcomes: Sequence[Outcome | None]
 
 
 class Committer:
@@ -48,13 +63,21 @@ class Committer:
         self._metrics = metrics
         self._settled = settled
         self._ended = ended
-        self._queue: queue.SimpleQueue[tuple[Sequence[Work], Sequence[Outcome | None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._queue: queue.SimpleQueue[Entry | HeldJob | None] = queue.SimpleQueue()
+        self._pending: dict[HeldJob, None] = {}
+        self._thread = vital("commit", self._run)
         self._thread.start()
 
     def put(self, batch: Sequence[Work], outcomes: Sequence[Outcome | None]) -> None:
         """Hand over images with their outcomes; ``None`` for one that was dropped."""
-        self._queue.put((batch, outcomes))
+        self._queue.put(Entry(batch, outcomes))
+
+    def tell(self, job: HeldJob, progress: Progress) -> None:
+        """Have a job's progress recorded soon; one that comes too early after another is left out."""
+        now = time.monotonic()
+        if now - job.told_at >= TELL_EVERY_S:
+            job.told_at, job.progress = now, progress
+            self._queue.put(job)
 
     def close(self, timeout_s: float) -> None:
         """Commit what was handed over, then end."""
@@ -67,43 +90,112 @@ class Committer:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while (entry := self._queue.get()) is not None:
-            due: dict[HeldJob, None] = {}
-            for work, outcome in zip(*entry, strict=True):
-                written = None
-                if outcome is not None and not work.job.lost:
-                    written = item_json(work, outcome)
-                    self._metrics.count(work, ok=written[1])
-                if work.job.settle(written) or work.job.suspect:
-                    due[work.job] = None
-                self._settled(work, written is not None)
-            for job in due:
-                self._commit(job)
+        closing = False
+        while not closing:
+            left: list[tuple[Work, bool]] = []
+            told: dict[HeldJob, None] = {}
+            for entry in self._take():
+                if entry is None:
+                    closing = True
+                elif isinstance(entry, HeldJob):
+                    told[entry] = None
+                else:
+                    left += [(work, self._note(work, outcome)) for work, outcome in zip(*entry, strict=True)]
+            self._commit([job for job in self._pending if closing or job.suspect or job.is_due])
+            self._record(list(told))
+            for work, has_outcome in left:
+                self._settled(work, has_outcome)
 
-    def _commit(self, job: HeldJob) -> None:
-        outcomes, last = job.take_outcomes()
+    def _take(self) -> list[Entry | HeldJob | None]:
+        """Wait for something, then take all there is: many small jobs then share a round trip."""
         try:
-            if not job.lost and (outcomes or last):
-                final = job.stopped if last else None
-                error = _REASONS[final] if final else None
-                held = self._send(calls.commit(job.claim.job, job.claim.token, outcomes, final=final, error=error))
-                if not held:
-                    logger.warning(
-                        "job %s is no longer held here; %d outcomes thrown away", job.claim.job, len(outcomes)
-                    )
-                    job.lost = True
-        finally:
-            if last:
-                self._ended(job)
+            taken = [self._queue.get(timeout=TICK_S if self._pending else None)]
+        except queue.Empty:
+            return []
+        while taken[-1] is not None and not self._queue.empty():
+            taken.append(self._queue.get())
+        return taken
 
-    def _send(self, call: Call[bool]) -> bool:
-        give_up, pause = time.monotonic() + GIVE_UP_S, 0.1
-        while True:
-            try:
-                return run(self._redis, call)
-            except QueueUnavailableError as error:
-                if time.monotonic() > give_up:
-                    logger.error("gave up committing: %s", error)
-                    return False
-                time.sleep(pause)
-                pause = min(pause * 2, 2.0)
+    def _note(self, work: Work, outcome: Outcome | None) -> bool:
+        written = None
+        if outcome is not None and not work.job.lost:
+            written = item_json(work, outcome)
+            self._metrics.count(work, ok=written[1])
+        work.job.settle(written)
+        self._pending[work.job] = None
+        return written is not None
+
+    def _commit(self, jobs: Sequence[HeldJob]) -> None:
+        parts = [Part(job, *job.take_outcomes()) for job in jobs]
+        for job in jobs:
+            del self._pending[job]
+        self._send([part for part in parts if not part.job.lost and (part.outcomes or part.last)])
+        for part in parts:
+            if part.last:
+                self._end(part.job)
+
+    def _send(self, parts: list[Part]) -> None:
+        def attempt() -> None:
+            nonlocal parts
+            answers = run_all(self._redis, [part.call() for part in parts])
+            for part, held in zip(parts, answers, strict=True):
+                if held is False:
+                    logger.warning("job %s is no longer held here; outcomes thrown away", part.job.claim.job)
+                    part.job.lost = True
+            parts = [part for part, held in zip(parts, answers, strict=True) if held is None]
+            if parts:
+                raise QueueUnavailableError(f"Redis refused to commit {len(parts)} jobs.")
+
+        if not parts:
+            return
+        try:
+            persist(attempt, give_up_s=GIVE_UP_S)
+        except ServiceError as error:
+            logger.error("gave up committing %d jobs: %s", len(parts), error)
+            for part in parts:
+                part.job.lost = True
+
+    def _end(self, job: HeldJob) -> None:
+        if job.handing_back and job.num_dropped and job.stopped is None and not job.lost:
+            hand_back(self._redis, job)
+        self._ended(job)
+
+    def _record(self, jobs: Sequence[HeldJob]) -> None:
+        told = [(job, job.progress) for job in jobs if job.progress is not None and not job.lost]
+        if not told:
+            return
+        try:
+            answers = run_all(
+                self._redis, [calls.progress(job.claim.job, job.claim.token, progress) for job, progress in told]
+            )
+        except ServiceError as error:
+            logger.warning("progress of %d jobs not recorded: %s", len(told), error)
+            return
+        for (job, _), held in zip(told, answers, strict=True):
+            job.lost = job.lost or held is False
+
+
+class Part(NamedTuple):
+    """One job's share of a commit."""
+
+    job: HeldJob
+    outcomes: list[tuple[int, bool, bytes]]
+    last: bool
+
+    def call(self) -> Call[bool]:
+        """The commit, as a call."""
+        final = self.job.stopped if self.last else None
+        error = _REASONS[final] if final else None
+        return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=final, error=error)
+
+
+def hand_back(redis: Redis, job: HeldJob, outcomes: Sequence[tuple[int, bool, bytes]] = ()) -> None:
+    """Give an unfinished job back to the queue, with what is done of it; without Redis its lease runs out instead."""
+    try:
+        if outcomes:
+            persist(
+                lambda: run(redis, calls.commit(job.claim.job, job.claim.token, outcomes)), give_up_s=HAND_BACK_TRY_S
+            )
+        persist(lambda: run(redis, calls.release(job.claim.job, job.claim.token)), give_up_s=HAND_BACK_TRY_S)
+    except ServiceError as error:
+        logger.warning("job %s was not handed back; its lease will run out: %s", job.claim.job, error)

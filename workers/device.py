@@ -14,6 +14,7 @@ from visionpipe.errors import SettingsError
 
 logger = logging.getLogger("visionpipe.device")
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -111,7 +112,9 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
         return
-    for parameter, value in ((-1, 1 << 30), (-2, 64 << 20), (-3, 1 << 30)):
+    # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX. Every thread but the first would get an arena of
+    # its own, in which blocks of more than 32 MiB are mapped and unmapped each time whatever the thresholds say.
+    for parameter, value in ((-1, 1 << 30), (-2, 64 << 20), (-3, 1 << 30), (-8, 1)):
         libc.mallopt(parameter, value)
 
 
@@ -120,7 +123,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the device is of no more use to this process: after such an error every image would seem guilty."""
+    return not is_out_of_memory(error) and isinstance(error, torch.AcceleratorError)
 
 
 def free_memory(device: torch.device) -> None:

@@ -12,25 +12,32 @@ from dataclasses import dataclass
 from redis import Redis
 
 from models.images import Decoded, decode
-from visionpipe.errors import QueueUnavailableError, UnsupportedTaskError, VisionPipeError
+from visionpipe.errors import QueueUnavailableError, ServiceError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import JobState, Lane, Progress
+from visionpipe.schemas.jobs import JobState, Lane
 from visionpipe.schemas.requests import Request
 from visionpipe.settings import Settings
 from visionpipe.tasks import parse_request
 from workers.batching import Batcher, Hooks
-from workers.committer import Committer
+from workers.committer import Committer, hand_back
 from workers.device import default_decode_threads
 from workers.hosted import HostedModel
 from workers.metrics import Metrics
 from workers.outcome import describe
+from workers.persist import persist
 from workers.runtime import Outcome, Runtime
+from workers.threads import use_cores
 from workers.window import Window
 from workers.work import HeldJob, Work
 
 logger = logging.getLogger("visionpipe.engine")
+
+CLAIM_TRY_S = 5
+"""How long a claim is tried while Redis is away."""
+HAND_BACK_S = 5
+"""How long a device step may still take once a worker hands back what it holds."""
 
 
 @dataclass
@@ -66,11 +73,13 @@ class Engine:
         self._held: dict[str, HeldJob] = {}
         self._lock = threading.Lock()
         threads = default_decode_threads(settings.decode_threads)
-        self._readers = {lane: ThreadPoolExecutor(threads, f"decode-{lane}") for lane in Lane}
+        self._readers = {
+            lane: ThreadPoolExecutor(threads, f"decode-{lane}", initializer=use_cores, initargs=(1,)) for lane in Lane
+        }
         hooks = Hooks(
             finished=self._finished,
             dropped=lambda work: self.committer.put([work], [None]),
-            progressed=self._progressed,
+            progressed=lambda work, told: self.committer.tell(work.job, told),
             suspect=self._read_suspect,
         )
         self.batcher = Batcher(parts.runtimes, hooks, max_batch)
@@ -78,19 +87,20 @@ class Engine:
 
     def accept(self, job_id: str) -> None:
         """Claim the job a ticket names, if it still waits, and set its images on their way."""
-        token = uuid.uuid4().hex
+        call = calls.claim(job_id, self._worker, uuid.uuid4().hex, self._parts.hosted.info, self._settings)
         try:
-            claim = run(self._redis, calls.claim(job_id, self._worker, token, self._parts.hosted.info, self._settings))
-        except QueueUnavailableError as error:
-            logger.warning("ticket of %s dropped, the sweep will write another: %s", job_id, error)
-            return
-        if claim is None:
-            return
-        try:
-            request = parse_request(claim.request)
-            self._check(request)
-        except VisionPipeError as error:
-            run(self._redis, calls.commit(job_id, token, [], final=JobState.FAILED, error=describe(error)))
+            claim = persist(lambda: run(self._redis, call), give_up_s=CLAIM_TRY_S)
+            if claim is None:
+                return
+            try:
+                request = parse_request(claim.request)
+                self._check(request)
+            except VisionPipeError as error:
+                failed = calls.commit(job_id, claim.token, [], final=JobState.FAILED, error=describe(error))
+                persist(lambda: run(self._redis, failed), give_up_s=CLAIM_TRY_S)
+                return
+        except ServiceError as error:
+            logger.warning("ticket of %s dropped, the sweep will see to the job: %s", job_id, error)
             return
         self._begin(claim, request)
 
@@ -99,24 +109,34 @@ class Engine:
         with self._lock:
             return list(self._held.values())
 
-    def drain(self, timeout_s: float) -> None:
-        """Finish what is held, or hand it back when the time is up; nothing is lost either way."""
-        deadline = time.monotonic() + timeout_s
-        while self.held() and time.monotonic() < deadline and self.batcher.alive:
-            time.sleep(0.02)
+    def drain(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
+        """Finish what is held, or hand it back when the time is up; nothing is lost either way.
+
+        Args:
+            timeout_s: How long to finish what is held.
+            hurry: Hand everything back as soon as this is set.
+        """
+        self._wait_until_empty(timeout_s, hurry)
         left = self.held()
         for job in left:
+            job.handing_back = True
+        # What has not begun now passes through as dropped, and the committer hands each job back with its last image.
+        self._wait_until_empty(HAND_BACK_S)
+        stuck = [(job, job.take_outcomes()[0]) for job in self.held()]
+        for job, _ in stuck:
             job.lost = True
-        self.batcher.close(timeout_s=5)
-        for job in left:
-            outcomes, _ = job.take_outcomes()
-            if outcomes:
-                run(self._redis, calls.commit(job.claim.job, job.claim.token, outcomes))
-            run(self._redis, calls.release(job.claim.job, job.claim.token))
-        self.committer.close(timeout_s=5)
+        self.batcher.close(timeout_s=1)
+        self.committer.close(timeout_s=HAND_BACK_S)
+        for job, outcomes in stuck:
+            hand_back(self._redis, job, outcomes)
         for reader in self._readers.values():
             reader.shutdown(wait=False, cancel_futures=True)
         logger.info("drained; %d jobs handed back", len(left))
+
+    def _wait_until_empty(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.held() and time.monotonic() < deadline and not (hurry and hurry.is_set()):
+            time.sleep(0.02)
 
     def _check(self, request: Request) -> None:
         if request.task not in self._parts.runtimes:
@@ -127,18 +147,27 @@ class Engine:
     def _begin(self, claim: Claim, request: Request) -> None:
         refs: list[ImageRef | None] = list(request.images) or [None]
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
-        job = HeldJob(claim, request, open_items=len(open_indices))
+        # A worker that hoards long work keeps it from one that has nothing to do.
+        weight = self.batcher.max_batch if self._parts.runtimes[request.task].is_long else 1
+        job = HeldJob(claim, request, open_items=len(open_indices), weight=weight)
+        works = [Work(job, index, refs[index], self._read) for index in open_indices]
         with self._lock:
-            self._held[claim.job] = job
-        self._parts.window.add(claim.lane, len(open_indices))
+            self._held[claim.token] = job
+            for older in self._held.values():
+                older.lost = older.lost or (older is not job and older.claim.job == claim.job)
+        self._parts.window.add(claim.lane, len(works), weight)
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
-        for index in open_indices:
-            work = Work(job, index, refs[index], self._read)
-            if job.suspect:
-                self.batcher.put_suspect(work)
-            else:
-                self._readers[claim.lane].submit(self._read_into_batch, work)
+            job.suspects.extend(works)
+            self._next_suspect(job)
+            return
+        for work in works:
+            self._readers[claim.lane].submit(self._read_into_batch, work)
+
+    def _next_suspect(self, job: HeldJob) -> None:
+        """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
+        if job.suspects:
+            self.batcher.put_suspect(job.suspects.popleft())
 
     def _read(self, ref: ImageRef) -> Decoded:
         return self._decode(self._parts.fetcher.fetch(ref))
@@ -151,22 +180,35 @@ class Engine:
         """Fetch, decode and preprocess; an exception is the image's outcome."""
         try:
             if work.ref is not None:
-                started = time.monotonic()
-                data = self._parts.fetcher.fetch(work.ref)
-                fetched = time.monotonic()
-                work.image = self._decode(data)
-                work.size_wh = work.image.size_wh
-                work.times_ms["fetch_ms"] = (fetched - started) * 1000
-                work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
+                self._read_pixels(work, work.ref)
             started = time.monotonic()
             self._parts.runtimes[work.request.task].prepare(work)
             work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
             # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.
             work.image = None
-        except Exception as error:  # noqa: BLE001 - the outcome of this image alone
+        except QueueUnavailableError as error:
+            # No fault of the image: the lease runs out, and whoever claims the job next finds Redis again.
+            logger.warning("job %s is left to another: %s", work.job.claim.job, error)
+            work.job.lost = True
+            self.committer.put([work], [None])
+            return False
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone
             self.committer.put([work], [error])
             return False
         return True
+
+    def _read_pixels(self, work: Work, ref: ImageRef) -> None:
+        started = time.monotonic()
+        data = persist(
+            lambda: self._parts.fetcher.fetch(ref),
+            give_up_s=self._settings.lease_s,
+            stop=lambda: work.job.dropped,
+        )
+        fetched = time.monotonic()
+        work.image = self._decode(data)
+        work.size_wh = work.image.size_wh
+        work.times_ms["fetch_ms"] = (fetched - started) * 1000
+        work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
 
     def _read_into_batch(self, work: Work) -> None:
         if work.job.dropped:
@@ -175,9 +217,10 @@ class Engine:
             self.batcher.put(work)
 
     def _read_suspect(self, work: Work) -> bool:
+        mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
         try:
-            marked = run(self._redis, calls.mark(work.job.claim.job, work.job.claim.token, work.index))
-        except QueueUnavailableError as error:
+            marked = persist(lambda: run(self._redis, mark), give_up_s=CLAIM_TRY_S)
+        except ServiceError as error:
             logger.warning("a suspect of job %s was not marked: %s", work.job.claim.job, error)
             marked = False
         if not marked:
@@ -190,15 +233,10 @@ class Engine:
         self._parts.metrics.count_batch(len(batch))
         self.committer.put(batch, outcomes)
 
-    def _progressed(self, work: Work, told: Progress) -> None:
-        try:
-            run(self._redis, calls.progress(work.job.claim.job, work.job.claim.token, told))
-        except QueueUnavailableError as error:
-            logger.warning("progress of job %s not recorded: %s", work.job.claim.job, error)
-
     def _settled(self, work: Work, has_outcome: bool) -> None:
-        self._parts.window.remove(work.job.lane, 1, done=has_outcome)
+        self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
+        self._next_suspect(work.job)
 
     def _ended(self, job: HeldJob) -> None:
         with self._lock:
-            self._held.pop(job.claim.job, None)
+            self._held.pop(job.claim.token, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -22,7 +23,7 @@ from kombu.entity import Queue
 
 from models.catalog import Catalog, Entry
 from models.errors import ModelError
-from visionpipe.errors import ModelLoadError, UnsupportedTaskError, VisionPipeError
+from visionpipe.errors import ModelLoadError, SettingsError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.queue import TASK_NAME, connect, keys, make_app
 from visionpipe.schemas.base import ID_PATTERN
@@ -37,6 +38,7 @@ from workers.keeper import Keeper
 from workers.metrics import Metrics, serve_http
 from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
+from workers.threads import vital
 from workers.version import version
 from workers.window import LaneOrder, Window
 
@@ -48,6 +50,8 @@ TARGET_STEP_S = 0.25
 """A micro-batch should take no longer than this, since interactive work waits for it."""
 MIN_STEP_S = 0.02
 """Below this, four images in fp32 are too quick to be worth rounding, or to be measured on a busy machine."""
+WARM_IMAGES = 4
+"""Images in the micro-batches that are timed at warm-up."""
 MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
 DEAF_S = 90
@@ -82,7 +86,7 @@ class Host:
         self.worker = options.worker_id or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._hosted, self._runtimes = load_model(options, settings)
         max_batch = warm_up(self._hosted, self._runtimes, options.max_batch)
-        self._window = Window(max_batch)
+        self._window = Window(max_batch, expected_rate(self._runtimes, max_batch))
         self._order = LaneOrder(self._window)
         self._metrics = Metrics(self._hosted.card.name)
         self._metrics.follow_held(lambda: self._window.held)
@@ -107,7 +111,7 @@ class Host:
         self._engine.batcher.start()
         self._keeper.start()
         self._serve_http()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        vital("watchdog", self._watch).start()
         # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
         celery_worker = self._app.Worker(
             pool="threads",
@@ -121,9 +125,12 @@ class Host:
         )
         worker_ready.connect(lambda **_: self._on_ready(), weak=False)
         celery_worker.start()
+        hurry = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: hurry.set())
         self._keeper.retire()
         logger.info("draining: finishing %d images, at most %g s", self._window.held, self._settings.drain_s)
-        self._engine.drain(self._settings.drain_s)
+        self._engine.drain(self._settings.drain_s, hurry)
         self._keeper.close()
 
     def fault(self) -> str | None:
@@ -181,13 +188,19 @@ class Host:
     def _serve_http(self) -> None:
         if self._settings.http_port is None:
             return
-        server = serve_http(
-            self._settings.http_host,
-            self._settings.http_port,
-            self._metrics,
-            is_alive=self.fault,
-            is_ready=lambda: self._keeper.serving and self.fault() is None,
-        )
+        host, port = self._settings.http_host, self._settings.http_port
+        try:
+            server = serve_http(
+                host,
+                port,
+                self._metrics,
+                is_alive=self.fault,
+                is_ready=lambda: self._keeper.serving and self.fault() is None,
+            )
+        except OSError as error:
+            raise SettingsError(
+                f"Expected to listen on {host}:{port}, got: {error}. Use --http-port 0 for any free port."
+            ) from error
         logger.info("http://%s:%d/metrics", *server.server_address[:2])
 
     def _watch(self) -> None:
@@ -242,33 +255,33 @@ def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -
 
 
 def _fastest_s(runtimes: dict[str, Runtime]) -> float:
-    total = 0.0
-    for runtime in runtimes.values():
-        times = []
-        for _ in range(4):
-            started = time.monotonic()
-            runtime.warm_up(4)
-            times.append(time.monotonic() - started)
-        total += min(times)
-    return total
+    return sum(_time_s(runtime, WARM_IMAGES) for runtime in runtimes.values())
+
+
+def _time_s(runtime: Runtime, num_images: int) -> float:
+    """Time one micro-batch: the fastest of several, since other workers may be starting beside this one."""
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < 10 and sum(times) < 0.5):
+        started = time.monotonic()
+        runtime.warm_up(num_images)
+        times.append(time.monotonic() - started)
+    return min(times)
 
 
 def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None) -> int:
-    """Run every runtime once or more, so that the first job pays for nothing; gives the largest micro-batch.
+    """Run every runtime several times, so that the first job pays for nothing; gives the largest micro-batch.
 
     Unless told otherwise the card's batch size is lowered until one step takes about ``TARGET_STEP_S``.
     """
-    slowest_s = 0.0
     for runtime in runtimes.values():
         runtime.warm_up(1)
-        runtime.warm_up(4)
-        started = time.monotonic()
-        runtime.warm_up(4)
-        slowest_s = max(slowest_s, (time.monotonic() - started) / 4)
+    slowest_s = max(_time_s(runtime, WARM_IMAGES) for runtime in runtimes.values()) / WARM_IMAGES
     card_max = hosted.card.serving.max_batch
     fitting = int(TARGET_STEP_S / slowest_s) if slowest_s > 0 else card_max
-    chosen = max_batch or max(1, min(card_max, max(4, fitting)))
-    if hosted.device.torch_device.type == "cuda":
-        for runtime in runtimes.values():
-            runtime.warm_up(chosen)
-    return chosen
+    return max_batch or max(1, min(card_max, max(WARM_IMAGES, fitting)))
+
+
+def expected_rate(runtimes: dict[str, Runtime], max_batch: int) -> float:
+    """Guess images a second of the slowest task from one full micro-batch each."""
+    slowest_s = max(_time_s(runtime, max_batch) for runtime in runtimes.values())
+    return max_batch / slowest_s if slowest_s > 0 else 0.0

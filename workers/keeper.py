@@ -11,17 +11,20 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from visionpipe.errors import QueueUnavailableError
+from visionpipe.errors import ServiceError
 from visionpipe.queue import calls, keys, run
 from visionpipe.schemas.jobs import JobState, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import Store
 from workers.metrics import Metrics
+from workers.threads import vital
 from workers.window import Window
 from workers.work import HeldJob
 
 logger = logging.getLogger("visionpipe.keeper")
 
+LISTEN_S = 1.0
+"""How long to wait for a cancelled job before looking at the clock again; less than any socket's patience."""
 _STOPS = {"cancelled": JobState.CANCELLED, "expired": JobState.EXPIRED}
 
 
@@ -59,7 +62,8 @@ class Keeper:
         self._process = psutil.Process()
         self._serving = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._announcing = threading.Lock()
+        self._thread = vital("keeper", self._run)
         self.beat_at = time.monotonic()
 
     def start(self) -> None:
@@ -68,21 +72,25 @@ class Keeper:
 
     def serve(self) -> None:
         """Announce the worker, now and from now on."""
-        self._announce()
         self._serving.set()
+        try:
+            self._announce()
+        except ServiceError as error:
+            logger.warning("not announced yet; trying again: %s", error)
 
     def retire(self) -> None:
         """Announce nothing any more."""
         self._serving.clear()
         try:
-            run(self._redis, calls.retire(self._record))
-        except QueueUnavailableError as error:
+            with self._announcing:
+                run(self._redis, calls.retire(self._record))
+        except ServiceError as error:
             logger.warning("could not retire: %s", error)
 
     def close(self) -> None:
         """End the thread."""
         self._closing.set()
-        self._thread.join(self._settings.renew_s + 1)
+        self._thread.join(2 * LISTEN_S)
 
     @property
     def serving(self) -> bool:
@@ -96,8 +104,7 @@ class Keeper:
             try:
                 if now >= renew_at:
                     self._renew()
-                    if self._serving.is_set():
-                        self._announce()
+                    self._announce()
                     renew_at = now + self._settings.renew_s
                     self.beat_at = now
                 if now >= sweep_at:
@@ -105,13 +112,14 @@ class Keeper:
                     sweep_at = now + self._settings.sweep_s
                 self._expire(now)
                 self._listen(min(renew_at, sweep_at, *self._deadlines()) - time.monotonic())
-            except (QueueUnavailableError, RedisError) as error:
-                logger.warning("Redis does not answer; trying again: %s", error)
+            except (ServiceError, RedisError, OSError) as error:
+                logger.warning("the queue or the store does not answer; trying again: %s", error)
                 self._closing.wait(min(1.0, self._settings.renew_s))
 
     def _listen(self, timeout_s: float) -> None:
         """Wait for a cancelled job's id, at most so long."""
-        answer = self._redis.blpop([keys.control(self._record.worker)], timeout=max(timeout_s, 0.01))
+        wait_s = min(max(timeout_s, 0.01), LISTEN_S)
+        answer = self._redis.blpop([keys.control(self._record.worker)], timeout=wait_s)
         if answer is not None:
             for job in self._held():
                 if job.claim.job.encode() == answer[1]:
@@ -148,7 +156,9 @@ class Keeper:
             "done_items": self._window.done_items,
             "rss_bytes": self._process.memory_info().rss,
         }
-        run(self._redis, calls.announce(self._record.model_copy(update=told), self._settings))
+        with self._announcing:
+            if self._serving.is_set():
+                run(self._redis, calls.announce(self._record.model_copy(update=told), self._settings))
 
     def _sweep(self) -> None:
         swept = run(self._redis, calls.sweep(self._settings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic_core import PydanticSerializationError
+
 from models.errors import ModelError
 from visionpipe.errors import VisionPipeError, error_class
 from visionpipe.schemas.jobs import ErrorInfo, Item
@@ -9,6 +11,9 @@ from visionpipe.schemas.results import Result
 from visionpipe.wire import error_info
 from workers.runtime import Outcome
 from workers.work import Work
+
+# Built here, since the first job would wait half a second for it.
+_AnyItem = Item[Result]
 
 
 def describe(error: BaseException) -> ErrorInfo:
@@ -26,12 +31,18 @@ def ours(error: BaseException) -> BaseException:
 
 def item_json(work: Work, outcome: Outcome) -> tuple[int, bool, bytes]:
     """Write one item: its index, whether it has a result, and its JSON."""
-    ok = isinstance(outcome, Result)
-    item = Item[Result].model_construct(
+    try:
+        return work.index, isinstance(outcome, Result), _dump(work, outcome)
+    except (PydanticSerializationError, ValueError) as error:
+        return work.index, False, _dump(work, error)
+
+
+def _dump(work: Work, outcome: Outcome) -> bytes:
+    item = _AnyItem.model_construct(
         index=work.index,
         name=work.name,
         result=outcome if isinstance(outcome, Result) else None,
         error=None if isinstance(outcome, Result) else describe(outcome),
         timings=work.timings(),
     )
-    return work.index, ok, item.model_dump_json(serialize_as_any=True).encode()
+    return item.model_dump_json(serialize_as_any=True).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from visionpipe.errors import OutOfMemoryError
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import Result
-from workers.device import free_memory, is_out_of_memory
+from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.work import Work
 
@@ -45,8 +46,8 @@ class Runtime(ABC):
         """Compute one micro-batch of equal keys on the device."""
         raise NotImplementedError
 
-    def results(self, outputs: Any, batch: Sequence[Work]) -> list[Result]:
-        """Turn what ``forward`` gave into one result per image."""
+    def results(self, outputs: Any, batch: Sequence[Work]) -> Sequence[Outcome]:
+        """Turn what ``forward`` gave into one result, or an exception, per image."""
         raise NotImplementedError
 
     def steps(self, work: Work) -> Generator[Progress, None, Result]:
@@ -84,25 +85,38 @@ def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callabl
         batch: Prepared work of one key.
         on_out_of_memory: Told the size of a batch for which the memory did not suffice.
     """
-    started = time.monotonic()
     try:
-        outputs = runtime.forward(batch)
-        ended = time.monotonic()
-        results: list[Outcome] = list(runtime.results(outputs, batch))
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is its image's outcome, not the worker's end
-        if is_out_of_memory(error):
-            free_memory(runtime.hosted.device.torch_device)
-            on_out_of_memory(len(batch))
-        if len(batch) == 1:
-            return [_explain(error, batch[0])]
-        middle = len(batch) // 2
-        halves = (batch[:middle], batch[middle:])
-        return [outcome for half in halves for outcome in run_batch(runtime, half, on_out_of_memory)]
+        return _attempt(runtime, batch)
+    except (Exception, SystemExit) as error:
+        if is_fatal(error):
+            raise
+        failure = error
+    # Out here the frames that failed, and with them their tensors, can be let go before anything is tried again.
+    if is_out_of_memory(failure):
+        traceback.clear_frames(failure.__traceback__)
+        free_memory(runtime.hosted.device.torch_device)
+        on_out_of_memory(len(batch))
+    if len(batch) == 1:
+        return [_explain(failure, batch[0])]
+    del failure
+    middle = len(batch) // 2
+    halves = (batch[:middle], batch[middle:])
+    return [outcome for half in halves for outcome in run_batch(runtime, half, on_out_of_memory)]
+
+
+def _attempt(runtime: Runtime, batch: Sequence[Work]) -> list[Outcome]:
+    started = time.monotonic()
+    outputs = runtime.forward(batch)
+    ended = time.monotonic()
+    results = list(runtime.results(outputs, batch))
+    if len(results) != len(batch):
+        raise ValueError(f"results() gave {len(results)} outcomes for {len(batch)} images")
+    postprocess_ms = (time.monotonic() - ended) * 1000
     for work in batch:
         work.batch = len(batch)
         work.times_ms["batch_wait_ms"] = (started - work.ready_at) * 1000
         work.times_ms["forward_ms"] = (ended - started) * 1000
-        work.times_ms["postprocess_ms"] = (time.monotonic() - ended) * 1000
+        work.times_ms["postprocess_ms"] = postprocess_ms
     return results
 
 

@@ -9,7 +9,7 @@ import time
 from visionpipe.schemas.jobs import Lane
 
 WINDOW_S = 2.0
-"""Bulk work a worker holds, in seconds; enough to keep it busy, little to lose or to wait for."""
+"""Work of one lane that a worker holds, in seconds; enough to keep it busy, little to lose or to wait for."""
 MEMORY_S = 15.0
 """How long a past batch counts in the measured rate."""
 MIN_INTERACTIVE = 256
@@ -21,27 +21,32 @@ class Window:
 
     Args:
         max_batch: Largest micro-batch, in images.
+        rate: Images a second, as the warm-up saw it; without it the first window is a mere two micro-batches.
     """
 
-    def __init__(self, max_batch: int) -> None:
+    def __init__(self, max_batch: int, rate: float = 0.0) -> None:
         self._max_batch = max_batch
+        self._expected_rate = rate
         self._held = dict.fromkeys(Lane, 0)
+        self._load = dict.fromkeys(Lane, 0)
         self._lock = threading.Lock()
         self._items = self._seconds = 0.0
         self._since = time.monotonic()
         self.done_items = 0
 
-    def add(self, lane: Lane, num_items: int) -> None:
-        """Count images that were claimed."""
+    def add(self, lane: Lane, num_items: int, weight: int = 1) -> None:
+        """Count images that were claimed; a weight says that each is as much work as so many others."""
         with self._lock:
             if not any(self._held.values()):
                 self._since = time.monotonic()
             self._held[lane] += num_items
+            self._load[lane] += num_items * weight
 
-    def remove(self, lane: Lane, num_items: int, *, done: bool) -> None:
+    def remove(self, lane: Lane, num_items: int, weight: int = 1, *, done: bool) -> None:
         """Count images that got an outcome, or were dropped."""
         with self._lock:
             self._held[lane] -= num_items
+            self._load[lane] -= num_items * weight
             if not done:
                 return
             now = time.monotonic()
@@ -63,15 +68,15 @@ class Window:
 
     def is_open(self, lane: Lane) -> bool:
         """Whether the worker should take more from a lane."""
-        if lane is Lane.INTERACTIVE:
-            return self._held[lane] < max(MIN_INTERACTIVE, 8 * self._max_batch)
-        return self._held[lane] < max(2 * self._max_batch, (self.rate or 0.0) * WINDOW_S)
+        least = 2 * self._max_batch if lane is Lane.BULK else max(MIN_INTERACTIVE, 8 * self._max_batch)
+        return self._load[lane] < max(least, (self.rate or self._expected_rate) * WINDOW_S)
 
 
 class LaneOrder:
     """Tells kombu which lists to pop from: interactive first, and none whose window is full.
 
-    It is kombu's queue cycle: ``update``, ``consume`` and ``rotate`` are its interface.
+    It is kombu's queue cycle: ``update``, ``consume`` and ``rotate`` are its interface. A pinned and an unpinned list
+    of one lane take turns.
 
     Args:
         window: What the worker holds.
@@ -84,13 +89,22 @@ class LaneOrder:
 
     def update(self, lists: list[str]) -> None:
         """Take the lists that the worker listens on."""
-        self._lists = sorted(lists, key=lambda name: not name.endswith(f":{Lane.INTERACTIVE}"))
+        self._lists = sorted(lists, key=_urgency)
 
     def consume(self, _limit: int) -> list[str]:
         """Name the lists for the next pop, most urgent first."""
         self.consumed_at = time.monotonic()
-        return [name for name in self._lists if self._window.is_open(Lane(name.rpartition(":")[2]))]
+        return [name for name in self._lists if self._window.is_open(_lane(name))]
 
     def rotate(self, last_used: str) -> str:
-        """Keep the order: urgency does not rotate."""
+        """Put a list that was popped from behind the others of its lane."""
+        self._lists.sort(key=lambda name: (_urgency(name), name == last_used))
         return last_used
+
+
+def _lane(name: str) -> Lane:
+    return Lane(name.rpartition(":")[2])
+
+
+def _urgency(name: str) -> int:
+    return list(Lane).index(_lane(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from models.images import Decoded
 from visionpipe.queue import Claim
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import ItemTimings, JobState, Lane
+from visionpipe.schemas.jobs import ItemTimings, JobState, Lane, Progress
 from visionpipe.schemas.requests import Request
 
 COMMIT_EVERY_S = 2.0
@@ -24,16 +25,28 @@ class HeldJob:
 
     Attributes:
         open_items: Items that have neither an outcome nor been dropped.
+        weight: To how many ordinary images one of its own amounts.
         stopped: The final state the job is heading for, once somebody stopped it.
         lost: Whether another holds the job now; then nothing of it may be written.
+        handing_back: Whether this worker ends and leaves what has not begun to another.
+        suspects: Images of a job whose worker died, that have not had their turn.
+        num_dropped: Items that will not be done here.
+        progress: What long work last told, until it is recorded.
+        told_at: When progress was last recorded.
     """
 
     claim: Claim
     request: Request
     open_items: int
+    weight: int = 1
     claimed_at: float = field(default_factory=time.monotonic)
     stopped: JobState | None = None
     lost: bool = False
+    handing_back: bool = False
+    suspects: deque[Work] = field(default_factory=deque)
+    num_dropped: int = 0
+    progress: Progress | None = None
+    told_at: float = 0.0
     outcomes: list[tuple[int, bool, bytes]] = field(default_factory=list)
     committed_at: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -51,7 +64,7 @@ class HeldJob:
     @property
     def dropped(self) -> bool:
         """Whether work that has not begun should not begin."""
-        return self.lost or self.stopped is not None
+        return self.lost or self.handing_back or self.stopped is not None
 
     @property
     def deadline(self) -> float | None:
@@ -59,13 +72,20 @@ class HeldJob:
         left = self.claim.left_ms
         return None if left is None else self.claimed_at + left / 1000
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the outcomes should be committed now."""
+        return self.open_items == 0 or (bool(self.outcomes) and time.monotonic() - self.committed_at >= COMMIT_EVERY_S)
+
     def settle(self, outcome: tuple[int, bool, bytes] | None) -> bool:
         """Note one item's outcome, or that it was dropped; says whether the outcomes should be committed now."""
         with self.lock:
             self.open_items -= 1
             if outcome is not None:
                 self.outcomes.append(outcome)
-            return self.open_items == 0 or time.monotonic() - self.committed_at >= COMMIT_EVERY_S
+            else:
+                self.num_dropped += 1
+            return self.is_due
 
     def take_outcomes(self) -> tuple[list[tuple[int, bool, bytes]], bool]:
         """Take what is to be committed, and whether it is the last of this job."""
