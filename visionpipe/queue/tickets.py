@@ -6,6 +6,7 @@ A ticket is a Celery message that says "job X may be waiting"; the job's record 
 from __future__ import annotations
 
 import json
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -19,13 +20,18 @@ TASK_NAME = "visionpipe.job"
 
 def broker_url(redis_url: str) -> str:
     """Spell a Redis URL the way kombu does, with certificates always checked."""
-    if redis_url.startswith("unix://"):
-        return "redis+socket://" + redis_url.removeprefix("unix://")
     parts = urlsplit(redis_url)
     query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        if "db" in query:
+            query["virtual_host"] = query.pop("db")
+        return f"redis+socket://{parts.netloc}{parts.path}" + (f"?{urlencode(query)}" if query else "")
     if parts.scheme == "rediss":
         query.setdefault("ssl_cert_reqs", "required")
     return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+_importing = threading.Lock()
 
 
 def make_app(redis_url: str, **transport_options: Any) -> Celery:
@@ -35,7 +41,9 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
         redis_url: As in the settings.
         transport_options: Added to kombu's, such as ``queue_order_strategy``.
     """
-    from celery import Celery
+    # Celery's lazy module is half-made while another thread is the first to import it.
+    with _importing:
+        from celery import Celery
 
     app = Celery("visionpipe", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
