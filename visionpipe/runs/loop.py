@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
 from visionpipe.media import MediaRoots
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.outcomes import outcomes
-from visionpipe.runs.prepare import prepare
+from visionpipe.runs.prepare import Prepared, prepare
 from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
 from visionpipe.runs.rows import Chunk, Counts, Settled
 from visionpipe.runs.sizing import Sizer
@@ -66,6 +68,8 @@ class Loop:
     _looked_s: float = field(default=float("-inf"), init=False)
     _speed: Speed = field(default_factory=Speed, init=False)
     _interrupted: bool = field(default=False, init=False)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _opened: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.counts = self.ledger.counts()
@@ -140,8 +144,18 @@ class Loop:
             self._release(chunk)
             return
 
-        async def submit() -> AsyncJob[Result]:
-            return await self.client.submit(
+        try:
+            job = await self._patiently(partial(self._submit, chunk, prepared))
+        except JobConflictError:
+            # The id is taken by a job that this ledger did not write down; a fresh chunk gets a fresh id.
+            self._release(chunk)
+        else:
+            await self._collect(chunk, job)
+
+    async def _submit(self, chunk: Chunk, prepared: Prepared) -> AsyncJob[Result]:
+        # A client starts itself up in its first submit, and several first ones at a time would trip over each other.
+        async with nullcontext() if self._opened else self._opening:
+            job = await self.client.submit(
                 self.spec.task,
                 prepared.images,
                 model=self.target,
@@ -150,14 +164,8 @@ class Loop:
                 job=chunk.job,
                 wait_for_worker=True,
             )
-
-        try:
-            job = await self._patiently(submit)
-        except JobConflictError:
-            # The id is taken by a job that this ledger did not write down; a fresh chunk gets a fresh id.
-            self._release(chunk)
-        else:
-            await self._collect(chunk, job)
+        self._opened = True
+        return job
 
     async def _collect(self, chunk: Chunk, job: AsyncJob[Result]) -> None:
         try:
