@@ -148,9 +148,10 @@ class Client:
         model: str = "lenet-digits",
         top_k: int = 5,
         timeout: float | None = TIMEOUT_S,
+        **options: object,
     ) -> ClassificationResult:
         """See ``AsyncClient.classify``."""
-        return self._portal.run(self._async.classify(image, model=model, top_k=top_k, timeout=timeout))
+        return self._portal.run(self._async.classify(image, model=model, top_k=top_k, timeout=timeout, **options))
 
     def segment(
         self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object

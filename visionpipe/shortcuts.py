@@ -56,9 +56,10 @@ class Shortcuts(ABC):
         model: str = "lenet-digits",
         top_k: int = 5,
         timeout: float | None = TIMEOUT_S,
+        **options: object,
     ) -> ClassificationResult:
-        """Name the most probable classes of an image."""
-        return await self._ask(ClassificationResult, image, model, timeout, {"top_k": top_k})
+        """Name the most probable classes of an image; keywords are the fields of ``ClassificationOptions``."""
+        return await self._ask(ClassificationResult, image, model, timeout, {"top_k": top_k, **options})
 
     async def segment(
         self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
