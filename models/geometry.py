@@ -49,7 +49,7 @@ def placement(size_wh: tuple[int, int], preprocessing: Preprocessing) -> Placeme
     cropped = crop_size_wh(resized, preprocessing)
     return Placement(
         scale_xy=(resized[0] / size_wh[0], resized[1] / size_wh[1]),
-        offset_xy=(_offset(resized[0], cropped[0]), _offset(resized[1], cropped[1])),
+        offset_xy=(offset(resized[0], cropped[0]), offset(resized[1], cropped[1])),
     )
 
 
@@ -70,6 +70,7 @@ def input_xy_to_original_xy(
     return (np.asarray(points_xy, dtype=np.float64) + offset_xy) / scale_xy
 
 
-def _offset(resized: int, cropped: int) -> int:
+def offset(resized: int, cropped: int) -> int:
+    """Say where the crop begins along one axis of the resized picture; negative where it is padded with black."""
     # torchvision pads what is too small with the floor of the half, and crops what is too large at the rounded half.
     return -((cropped - resized) // 2) if cropped > resized else round((resized - cropped) / 2)
