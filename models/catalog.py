@@ -149,7 +149,8 @@ class Catalog:
         known = sorted({path.parent.name for _, path in self._card_files()} | set(zoo.names()))
         close = difflib.get_close_matches(name, known, n=5) or [other for other in known if name in other][:5]
         hint = f"Close names: {', '.join(close)}." if close else "`visionpipe models list` names them all."
-        return UnknownModel(f"No model is called {name!r}. {hint}", model=name, close=close)
+        places = ", ".join(str(root) for _, root in self._folders)
+        return UnknownModel(f"No model is called {name!r} in {places} or torchvision. {hint}", model=name, close=close)
 
 
 def file_sha256(path: Path) -> str:

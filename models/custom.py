@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,8 +23,7 @@ def find(entry: Entry, named: str) -> Callable[..., Any]:
         ModelLoadFailed: There is no such module or function, or importing it fails.
     """
     module_name, _, function_name = named.partition(":")
-    path = None if entry.folder is None else entry.folder.joinpath(*module_name.split(".")).with_suffix(".py")
-    module = _load_file(entry, path) if path is not None and path.is_file() else _import(entry, module_name, path)
+    module = _import(entry, module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ModelLoadFailed(
@@ -45,28 +43,27 @@ def call(entry: Entry, factory: Callable[..., Any], arguments: Mapping[str, Any]
     return _guarded(entry, f"{entry.card.network} with arguments {dict(arguments)}", lambda: factory(**arguments))
 
 
-def _load_file(entry: Entry, path: Path) -> ModuleType:
-    # Named by model and digest, so that two folders may both hold a `network.py`, and an edited one loads anew.
-    name = f"_visionpipe_model_{entry.name}_{entry.digest}_{path.stem}".replace("-", "_").replace(".", "_")
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelLoadFailed(f"{entry.name}: {path} is no Python module.", model=entry.name)
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs: dataclasses and pickling look their module up by name.
-    sys.modules[name] = module
-    try:
-        _guarded(entry, str(path), partial(spec.loader.exec_module, module))
-    except ModelLoadFailed:
-        del sys.modules[name]
-        raise
-    return module
+def _import(entry: Entry, module_name: str) -> ModuleType:
+    if entry.folder is None:
+        raise ModelLoadFailed(f"{entry.name}: {module_name!r} needs a folder to be found in.", model=entry.name)
+    path = entry.folder.joinpath(*module_name.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            own_name = f"{_package(entry)}.{module_name}"
+            return _guarded(entry, str(file), partial(importlib.import_module, own_name))
+    return _guarded(
+        entry, f"importing {module_name!r} (it is not in {entry.folder})", partial(importlib.import_module, module_name)
+    )
 
 
-def _import(entry: Entry, module_name: str, path: Path | None) -> ModuleType:
-    what = f"importing {module_name!r}" + (f" (there is no {path})" if path is not None else "")
-    return _guarded(entry, what, partial(importlib.import_module, module_name))
+def _package(entry: Entry) -> str:
+    # The folder becomes a package of its own instead of a place on sys.path: two folders may both hold a
+    # `network.py`, files may import their neighbours relatively, and edited code has a new name and loads anew.
+    name = re.sub(r"\W", "_", f"_visionpipe_model_{entry.target}")
+    sys.modules.setdefault(name, ModuleType(name)).__path__ = [str(entry.folder)]
+    # Python remembers for a while which files a folder held.
+    importlib.invalidate_caches()
+    return name
 
 
 def _guarded(entry: Entry, what: str, run: Callable[[], T]) -> T:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
-# Naming the plugins keeps the allowlist honest and spares Pillow its lazy, global `init()` in a decode thread.
-from PIL import (  # noqa: F401
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+import numpy as np
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from models import headers
 from models.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedImage
@@ -28,6 +26,17 @@ from models.preprocess import Preprocess
 
 __all__ = ["Decoded", "Preprocess", "decode"]
 
+_PLUGINS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "AVIF": AvifImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "JPEG": JpegImageFile,
+    "JPEG2000": Jpeg2KImageFile,
+    "PNG": PngImageFile,
+    "PPM": PpmImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,19 +113,16 @@ def _hush() -> None:
 
 
 def _open(file_format: str, data: bytes) -> ImageFile.ImageFile:
-    # The plugin itself, because Image.open applies Pillow's own pixel limit, a global that also warns. A JPEG with
-    # several pictures (MPO) opens as its first.
-    stream = io.BytesIO(data)
-    if file_format == "JPEG":
-        return JpegImagePlugin.JpegImageFile(stream)
-    plugin, _ = Image.OPEN[file_format]
+    # The plugin itself, because Image.open applies Pillow's own pixel limit, a global that also warns, and loads
+    # every plugin there is. A JPEG of several pictures (MPO) opens as its first.
+    plugin = _PLUGINS[file_format]
     try:
-        return plugin(stream, "")
+        return plugin(io.BytesIO(data))
     except ValueError:
         if file_format != "PNG":
             raise
         # Pillow refuses colour profiles and texts beyond a megabyte, though they do not touch the pixels.
-        return plugin(io.BytesIO(headers.png_without_texts(data)), "")
+        return plugin(io.BytesIO(headers.png_without_texts(data)))
 
 
 def _check_size(size_wh: tuple[int, int] | None, max_pixels: int) -> None:
@@ -153,8 +159,6 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
-    import numpy as np
-
     levels = np.asarray(image).astype(np.uint32)
     # Rounds 65535 steps to 255; Pillow's own conversion clips everything above 255 to white.
     return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

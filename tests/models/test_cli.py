@@ -63,7 +63,8 @@ def test_show_prints_the_card_and_its_digest(run):
 def test_an_unknown_model_is_one_clear_message(run):
     done = run("show", "resnet19")
     assert done.exit_code == 1
-    assert done.stderr.startswith("unknown_model: No model is called 'resnet19'. Close names: ")
+    assert done.stderr.startswith("unknown_model: No model is called 'resnet19' in ")
+    assert "Close names: resnet18" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -107,8 +107,14 @@ def test_two_folders_may_hold_modules_of_one_name(write_model):
 def test_edited_code_is_loaded_anew(write_model):
     root = write_model(network="own:small", code={"own.py": OWN_CODE})
     assert load(Catalog(root).find("mine"))[1].out_features == 2
-    write_model(network="own:small", code={"own.py": OWN_CODE.replace("width=2", "width=9")})
-    assert load(Catalog(root).find("mine"))[1].out_features == 9
+    write_model(network="own:small", code={"own.py": OWN_CODE.replace("width=2", "width=19")})
+    assert load(Catalog(root).find("mine"))[1].out_features == 19
+
+
+def test_a_file_may_import_its_neighbour(write_model):
+    neighbour = "from .own import small\n\n\ndef wide():\n    return small(width=11)\n"
+    root = write_model(network="wide:wide", code={"own.py": OWN_CODE, "wide.py": neighbour})
+    assert load(Catalog(root).find("mine"))[1].out_features == 11
 
 
 def test_a_module_may_lie_in_a_subfolder_or_be_installed(write_model):
