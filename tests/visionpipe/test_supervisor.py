@@ -74,18 +74,18 @@ def test_a_killed_worker_is_replaced_and_its_jobs_are_queued_again(
         first = slot.process
         assert first is not None
         # A job of a model nobody hosts, claimed in the worker's name: it cannot finish before the kill.
-        request = ClassificationRequest(model="other", images=[BlobImage(key="blob:job-1:0", size=1)])
+        request = ClassificationRequest(model="other", images=[BlobImage(key="blob:job-1:0", size_bytes=1)])
         run(redis, calls.submit(request, job="job-1", lane=Lane.BULK, client="c", settings=slow, wait_for_worker=True))
         info = ModelInfo(name="other", digest="0" * 12, precision="fp32", device="cpu")
         assert run(redis, calls.claim("job-1", first.worker_id, "token", info, slow))
         os.kill(first.pid, signal.SIGKILL)
         killed = time.monotonic()
         assert becomes(lambda: state_of(redis, "job-1") is JobState.QUEUED, within_s=2)
-        assert becomes(lambda: slot.state == "ready" and slot.process is not first, within_s=60)
-        assert time.monotonic() - killed < 60
+        assert becomes(lambda: slot.process and slot.process is not first, within_s=2)
+        assert time.monotonic() - killed < 2.5
         assert slot.restarts == 1
         assert f"worker {first.worker_id} was ended by signal 9" in slot.reason
-        assert [record.worker for record in run(redis, calls.workers())] != [first.worker_id]
+        assert run(redis, calls.workers()) == []
     assert slot.state == "stopped"
     assert run(redis, calls.workers()) == []
     redis.close()
@@ -94,16 +94,6 @@ def test_a_killed_worker_is_replaced_and_its_jobs_are_queued_again(
 def state_of(redis, job: str) -> JobState | None:
     record = run(redis, calls.read(job))
     return record.state if record else None
-
-
-def test_a_worker_that_cannot_start_is_reported_in_its_own_words(settings: Settings, tmp_path: Path):
-    assert settings.redis_url is not None
-    spec = WorkerSpec("no-such-model")
-    with (
-        Supervisor(settings.redis_url, [spec], settings, log_folder=tmp_path) as supervisor,
-        pytest.raises(WorkerStartError, match=r"no-such-model.*status 1.*unknown_model.*visionpipe models list"),
-    ):
-        supervisor.wait_ready(60)
 
 
 def test_a_crash_loop_slows_down_and_is_told(redis_url: str, settings: Settings, tmp_path: Path, becomes: Becomes):
