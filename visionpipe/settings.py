@@ -80,7 +80,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         lines = [
-            f"VISIONPIPE_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']} (got {fault['input']!r})"
+            f"VISIONPIPE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']} (got {fault['input']!r})"
             for fault in error.errors()
         ]
         raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error

@@ -12,7 +12,7 @@ from visionpipe import errors
 from visionpipe.schemas.jobs import ErrorInfo
 from visionpipe.wire import error_from, error_info
 
-ALL = [cls for cls in errors._tree(errors.VisionPipeError)]
+ALL = list(errors._tree(errors.VisionPipeError))
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
