@@ -68,7 +68,8 @@ def look(place: RedisAt, redis: Redis) -> Snapshot:
     """Read the state of the queue."""
     from visionpipe.queue import calls, run
 
-    workers = sorted(run(redis, calls.workers()), key=lambda record: (record.model, record.worker))
+    found = run(redis, calls.workers())
+    workers = sorted(found, key=lambda record: (record.model, record.worker))
     # A beat is stamped by the Redis clock, which may differ from ours.
     now = max([time.time(), *(record.beat_at for record in workers)])
     return Snapshot(place, workers, run(redis, calls.queues()), run(redis, calls.accounts()), now)
