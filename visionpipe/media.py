@@ -64,6 +64,8 @@ class MediaRoots:
         Raises:
             ImageNotFoundError: The file is missing or is no regular file.
         """
+        if "\0" in os.fspath(path):
+            return None
         # A worker follows no links below a root, so the reference must not contain any.
         real = Path(os.path.realpath(path))
         inside = [

@@ -49,23 +49,20 @@ class Portal:
             raise
 
     def iterate(self, start: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
-        """Walk an async generator, made inside the loop, from blocking code."""
+        """Walk an async generator, made inside the loop at once, from blocking code."""
 
         async def begin() -> AsyncGenerator[T, None]:
             return start()
 
-        async def step() -> list[T]:
-            async for item in generator:
-                return [item]
-            return []
+        return self._walk(self.run(begin()))
 
-        generator = self.run(begin())
+    def _walk(self, generator: AsyncGenerator[T, None]) -> Iterator[T]:
         try:
-            while items := self.run(step()):
+            while items := self.run(_step(generator)):
                 yield from items
         finally:
             if not self.closed:
-                self.run(_aclose(generator))
+                self.run(generator.aclose())
 
     @property
     def closed(self) -> bool:
@@ -85,8 +82,10 @@ class Portal:
             raise InvalidRequestError("A blocking client cannot be used inside its own event loop; use AsyncClient.")
 
 
-async def _aclose(generator: AsyncGenerator[T, None]) -> None:
-    await generator.aclose()
+async def _step(generator: AsyncGenerator[T, None]) -> list[T]:
+    async for item in generator:
+        return [item]
+    return []
 
 
 def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:

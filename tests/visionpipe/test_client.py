@@ -69,6 +69,11 @@ async def test_it_works_where_a_loop_is_running_already(client):
     assert client.classify(b"four").top.class_id == 4
 
 
+def test_a_stream_with_wrong_arguments_is_refused_at_once(client):
+    with pytest.raises(InvalidRequestError, match="window"):
+        client.map("classification", [b"x"], model=MODEL, window=0)
+
+
 def test_errors_keep_their_type_through_the_thread(client):
     with pytest.raises(ImageNotFoundError):
         client.classify("/no/such.jpg")

@@ -59,6 +59,7 @@ def test_files_outside_and_names_that_are_no_text_get_no_reference(root, tmp_pat
     assert roots.reference(tmp_path / "secret.jpg") is None
     assert roots.reference(root / "out.jpg") is None
     assert roots.reference(Path(strange)) is None
+    assert roots.reference(root / "a\0b.jpg") is None
 
 
 def test_missing_files_and_folders_have_no_reference_but_an_error(root):
