@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from bad_inputs import OK, Odd, write_odd_files
 
 from models.recipes import digits
+from tests.helpers.bad_inputs import OK, Odd, write_odd_files
 from visionpipe.runs import run_folder
 
 LABEL, INDEX = "6", 6
