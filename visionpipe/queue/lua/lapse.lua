@@ -4,8 +4,8 @@ local function poison_item(job, record, index)
   -- A request that cannot be read must not stop the sweep of all the others.
   local readable, name = pcall(function() return cjson.decode(request).images[index + 1].name end)
   if not readable or type(name) ~= 'string' then name = cjson.null end
-  local item = cjson.encode({index = index, name = name, error = {
-    code = 'poison', retryable = false,
+  local item = cjson.encode({index = index, name = name, result = cjson.null, timings = cjson.null, error = {
+    code = 'poison', retryable = false, details = {},
     message = 'Expected an outcome; instead the worker died each time it worked on this image alone. ' ..
               'The worker log of those moments says why; leave this image out, or report it.'}})
   put_items(job, record, {tostring(index), '0', item}, 1)

@@ -1,0 +1,103 @@
+"""One job's life, and ``kill -9`` of its worker after every arrow; another worker takes over without a supervisor."""
+
+import json
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.faults.conftest import wait_for
+from visionpipe.queue import calls, keys, run
+from visionpipe.schemas.images import UrlImage
+from visionpipe.schemas.jobs import JobState, Lane
+
+GREYS = [1, 2, 3, 4]
+
+
+def test_killed_before_the_pop_the_ticket_waits_for_the_next(stage):
+    stage.worker().kill()
+    job = stage.submit(*GREYS)
+    stage.worker()
+    assert stage.ended(job).record.state is JobState.DONE
+    stage.account("killed before the pop", {job: GREYS}, faults=0)
+
+
+def test_killed_after_the_pop_the_lost_ticket_is_written_again(stage):
+    victim = stage.worker()
+    time.sleep(0.3)
+    victim.signal(signal.SIGSTOP)
+    job = stage.submit(*GREYS)
+    wait_for("a pop into the stopped worker", lambda: stage.redis.llen(keys.lane_list("probe", Lane.BULK)) == 0)
+    assert stage.state(job) is JobState.QUEUED
+    victim.kill()
+    stage.worker()
+    assert stage.ended(job).record.attempts == 0
+    stage.account("killed after the pop, ticket lost", {job: GREYS}, faults=0)
+
+
+def test_killed_after_the_claim_the_lease_brings_the_job_back(stage):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = UrlImage(url=f"http://127.0.0.1:{silent.getsockname()[1]}/x.png", name="x")
+        victim = stage.worker(VISIONPIPE_URL_ALLOW_PRIVATE="true", VISIONPIPE_URL_TIMEOUT_S="60")
+        job = stage.submit(refs=[url])
+        connection, _ = silent.accept()
+        assert stage.state(job) is JobState.RUNNING
+        victim.kill()
+        connection.close()
+    stage.worker(VISIONPIPE_URL_ALLOW_PRIVATE="true", VISIONPIPE_URL_TIMEOUT_S="0.5")
+    assert stage.ended(job).record.attempts == 1
+    assert b"url" in run(stage.redis, calls.read_items(job))[0]
+    stage.account("killed after the claim, while fetching", {job: [200]}, faults=1, fated=1)
+
+
+@pytest.mark.parametrize(
+    ("moment", "in_the_network"),
+    [("decode", 0), ("forward", 1), ("forwarded", 1)],
+    ids=["while decoding", "in the forward pass", "after the forward pass, before the commit"],
+)
+def test_killed_at_work_the_lease_brings_the_job_back(stage, moment, in_the_network):
+    victim = stage.worker()
+    stage.probe.switch("block", moment, 3)
+    job = stage.submit(*GREYS)
+    stage.logged(f"block {moment} 3")
+    assert stage.probe.executions(3) == in_the_network
+    victim.kill()
+    stage.probe.switch("block", moment, 3, on=False)
+    stage.worker()
+    envelope = stage.ended(job)
+    assert (envelope.record.state, envelope.record.attempts) == (JobState.DONE, 1)
+    stage.account(f"killed at {moment}", {job: GREYS}, faults=1)
+
+
+def test_killed_after_a_partial_commit_only_the_rest_is_done_again(stage):
+    victim = stage.worker()
+    stage.probe.switch("block", "decode", 99)
+    stage.probe.switch("block", "decode", 98)
+    greys = [*GREYS, 98, 99]
+    job = stage.submit(*greys)
+    # Finished items of an unfinished job are committed after two seconds, with the next that finishes.
+    time.sleep(2.2)
+    stage.probe.switch("block", "decode", 98, on=False)
+    wait_for("a partial commit", lambda: len(run(stage.redis, calls.read_items(job))) >= 4)
+    committed = {int(label) for label in _labels(stage, job)}
+    victim.kill()
+    stage.probe.switch("block", "decode", 99, on=False)
+    stage.worker()
+    stage.ended(job)
+    stage.account("killed after a partial commit", {job: greys}, faults=1)
+    assert all(stage.probe.executions(grey) == 1 for grey in committed)
+
+
+def test_killed_after_the_commit_nothing_is_done_again(stage):
+    victim = stage.worker()
+    job = stage.submit(*GREYS)
+    stage.ended(job)
+    victim.kill()
+    stage.worker()
+    time.sleep(2)
+    stage.account("killed after the commit", {job: GREYS}, faults=0)
+
+
+def _labels(stage, job):
+    return [json.loads(text)["name"] for text in run(stage.redis, calls.read_items(job))]
