@@ -15,7 +15,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -113,21 +113,25 @@ class _Flow(Generic[ResultT]):
         self._window = window
         self._freed = asyncio.Event()
 
-    async def produce(self, chunks: AsyncIterator[list[Outcome]]) -> None:
+    async def produce(self, chunks: AsyncGenerator[list[Outcome], None]) -> None:
         start = 0
-        async for chunk in chunks:
-            size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))
-            await self._room(size)
-            task = asyncio.create_task(_run(chunk, start, self._send))
-            self.under_way[task] = size
-            start += len(chunk)
-            if self._ordered:
-                self.ready.put_nowait(task)
-            else:
-                task.add_done_callback(self.ready.put_nowait)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                await self._begin(chunk, start)
+                start += len(chunk)
         if not self._ordered:
             while any(not task.done() for task in self.under_way):
                 await asyncio.wait(self.under_way)
+
+    async def _begin(self, chunk: list[Outcome], start: int) -> None:
+        size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))
+        await self._room(size)
+        task = asyncio.create_task(_run(chunk, start, self._send))
+        self.under_way[task] = size
+        if self._ordered:
+            self.ready.put_nowait(task)
+        else:
+            task.add_done_callback(self.ready.put_nowait)
 
     def finish(self, chunk: asyncio.Task[list[Item[ResultT]]]) -> None:
         del self.under_way[chunk]
@@ -179,17 +183,58 @@ async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
 
 async def _chunks(
     images: Iterable[ImageSource] | AsyncIterable[ImageSource], reader: Callable[[], Awaitable[Read]], window: Window
-) -> AsyncIterator[list[Outcome]]:
+) -> AsyncGenerator[list[Outcome], None]:
     if is_single(images):
         raise InvalidRequestError("expected a collection of images, got one image; put it into a list")
     if isinstance(images, AsyncIterable):
-        async for image in images:
-            chunk = await asyncio.to_thread(_fill, iter([image]), await reader(), window)
-            yield chunk
+        async with aclosing(_batches(images, window.chunk)) as batches:
+            async for batch in batches:
+                source = iter(batch)
+                while chunk := await asyncio.to_thread(_fill, source, await reader(), window):
+                    yield chunk
         return
     source = iter(images)
     while chunk := await asyncio.to_thread(_fill, source, await reader(), window):
         yield chunk
+
+
+async def _batches(images: AsyncIterable[ImageSource], limit: int) -> AsyncGenerator[list[ImageSource], None]:
+    """Take what an async source gave while the last batch was sent, at most ``limit`` images at once."""
+    given: asyncio.Queue[ImageSource | None] = asyncio.Queue()
+    room = asyncio.Semaphore(limit)
+
+    async def feed() -> None:
+        async with _closing(images):
+            await room.acquire()
+            async for image in images:
+                given.put_nowait(image)
+                await room.acquire()
+
+    feeder = asyncio.create_task(feed(), name="vp-feed")
+    feeder.add_done_callback(lambda _: given.put_nowait(None))
+    try:
+        while (image := await given.get()) is not None:
+            batch = [image]
+            while len(batch) < limit and not given.empty() and (image := given.get_nowait()) is not None:
+                batch.append(image)
+            for _ in batch:
+                room.release()
+            yield batch
+            if image is None:
+                break
+        await feeder
+    finally:
+        feeder.cancel()
+        await asyncio.gather(feeder, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _closing(images: AsyncIterable[ImageSource]) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        if isinstance(images, AsyncGenerator):
+            await images.aclose()
 
 
 def _fill(source: Iterator[ImageSource], read: Read, window: Window) -> list[Outcome]:

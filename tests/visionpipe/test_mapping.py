@@ -125,15 +125,37 @@ async def test_a_slow_source_does_not_hold_back_what_it_gave():
         assert len(await _collect(stream)) == 2
 
 
-async def test_an_async_source_is_streamed_too():
+async def test_an_async_source_is_streamed_in_chunks_too():
     async def images():
-        for i in range(5):
+        for i in range(100):
             await asyncio.sleep(0)
             yield b"x" * (1 + i)
 
     async with client_of() as client:
-        items = await _collect(client.map(ClassificationResult, images(), model=MODEL))
-    assert [item.result.top.class_id for item in items] == [1, 2, 3, 4, 5]
+        items = await _collect(client.map(ClassificationResult, images(), model=MODEL, chunk=10))
+        assert [item.result.top.class_id for item in items] == list(range(1, 101))
+        assert 10 <= len(client.submissions) < 40
+
+
+async def test_an_async_source_that_breaks_or_is_left_ends_cleanly():
+    closed = []
+
+    async def images():
+        try:
+            for _ in range(3):
+                yield b"x"
+            raise RuntimeError("camera unplugged")
+        finally:
+            closed.append(True)
+
+    async with client_of() as client:
+        with pytest.raises(RuntimeError, match="camera unplugged"):
+            await _collect(client.map("classification", images(), model=MODEL, chunk=1))
+        stream = client.map("classification", images(), model=MODEL, chunk=1)
+        await anext(stream)
+        await stream.aclose()
+        assert closed
+        assert len(asyncio.all_tasks()) == 1
 
 
 async def test_a_full_queue_slows_the_stream_and_nothing_is_lost():
