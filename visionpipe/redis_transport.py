@@ -73,7 +73,8 @@ class RedisTransport:
             await asyncio.to_thread(ticket_template)
             self._start()
         external = self._store is not None and bool(payloads)
-        if external:
+        # A job that is there already keeps its pixels, also when this request turns out to be another.
+        if external and await self.record(job) is None:
             await self._put_outside(payloads)
         call = calls.submit(
             request,

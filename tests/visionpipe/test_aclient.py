@@ -123,6 +123,13 @@ async def test_the_same_id_and_request_is_the_same_job(client, fake_worker):
     second = await client.submit("classification", image, model=MODEL, job="mine-1")
     assert (await second.result(5)) == await first.result()
     assert len(fake_worker.requests) == 1
+    fake_worker.gate.clear()
+    await asyncio.sleep(0.12)
+    queued = await client.submit(ClassificationResult, image, model=MODEL, job="mine-2")
+    with pytest.raises(JobConflictError):
+        await client.submit("classification", b"y" * 9000, model=MODEL, job="mine-2")
+    fake_worker.gate.set()
+    assert (await queued.result(5)).top.label == "x" * 20
     for other in ({"images": b"y" * 9000}, {"options": ClassificationOptions(top_k=1)}):
         with pytest.raises(JobConflictError):
             await client.submit("classification", **{"images": image, "model": MODEL, "job": "mine-1", **other})
@@ -223,8 +230,10 @@ async def test_an_external_store_holds_the_pixels_and_redis_none(settings, fake_
         assert (tmp_path / "pixels" / "blob" / job.id / "0").stat().st_size == 9000
         with connect(redis_url) as redis:
             assert redis.keys("vp:blob:*") == []
+            with pytest.raises(JobConflictError):
+                await client.submit("classification", b"y" * 9001, model=MODEL, job=job.id)
             fake_worker.gate.set()
-            assert (await job.result(5)).top.class_id == 9000  # type: ignore[attr-defined]
+            assert (await job.result(5)).top.label == "x" * 20  # type: ignore[attr-defined]
             assert redis.lrange("vp:gc", 0, -1) == [job.id.encode()]
         with pytest.raises(NoWorkerError):
             await client.submit("classification", b"x" * 9000, model="other", job="refused-1")
