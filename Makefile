@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test faults check format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,9 @@ demo: $(READY) ## run 500 real images through a real queue and show the results 
 
 test: $(READY) ## run all tests (ARGS=... adds options)
 	@$(BIN)/python -P -m pytest $(ARGS)
+
+faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
+	@$(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
