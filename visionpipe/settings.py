@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visionpipe.errors import SettingsError
 
 
-class Settings(BaseSettings):
-    """One deployment's settings; every process of it must agree on the queue's."""
+class Settings(BaseModel):
+    """One deployment's settings; every process of it must agree on the queue's.
 
-    model_config = SettingsConfigDict(env_prefix="VISIONPIPE_", env_ignore_empty=True, extra="forbid", frozen=True)
+    Made directly it is plain values and defaults; ``load_settings`` reads the environment too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     redis_url: str | None = None
     """``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded Redis."""
@@ -77,10 +80,22 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: A value is not allowed; the message names the variable.
     """
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        found = _environment()(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**found.model_dump(exclude_unset=True))
     except ValidationError as error:
         lines = [
             f"VISIONPIPE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']} (got {fault['input']!r})"
             for fault in error.errors()
         ]
         raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error
+
+
+@cache
+def _environment() -> type[Settings]:
+    # Importing pydantic-settings takes a third of the time that `import visionpipe` may take.
+    from pydantic_settings import BaseSettings, SettingsConfigDict
+
+    class Environment(Settings, BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="VISIONPIPE_", env_ignore_empty=True, extra="forbid")
+
+    return Environment

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from visionpipe.settings import Settings
+from visionpipe.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -51,7 +51,7 @@ def test_env_example_is_accepted_as_it_stands(monkeypatch: pytest.MonkeyPatch):
         if line.startswith("#VISIONPIPE_"):
             name, _, value = line.removeprefix("#").partition("=")
             monkeypatch.setenv(name, value)
-    assert Settings() == Settings.model_construct(
+    assert load_settings() == Settings.model_construct(
         **{name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
     )
 
