@@ -1,0 +1,81 @@
+"""The batch command: its options, its exit codes, its words."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from visionpipe.cli.batch import parse_options, root_name
+from visionpipe.cli.batch_view import print_report, progress_view
+from visionpipe.errors import InvalidRequestError
+from visionpipe.runs import RunProgress, RunReport, Stage
+from visionpipe.runs.report import Accuracy, Failure
+from visionpipe.runs.rows import Counts
+from visionpipe.schemas.base import ID_PATTERN
+
+
+def test_option_values_are_json_where_they_can_be():
+    assert parse_options(["top_k=3", "name=abc", "on=true", "sizes=[1, 2]", "eq=a=b"]) == {
+        "top_k": 3,
+        "name": "abc",
+        "on": True,
+        "sizes": [1, 2],
+        "eq": "a=b",
+    }
+
+
+@pytest.mark.parametrize("text", ["top_k", "=3"])
+def test_an_option_without_key_or_value_is_refused(text):
+    with pytest.raises(InvalidRequestError, match="KEY=VALUE"):
+        parse_options([text])
+
+
+def test_a_folder_has_one_root_name_however_it_is_reached(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert root_name(tmp_path) == root_name(tmp_path / "link") != root_name(tmp_path.parent)
+    import re
+
+    assert re.fullmatch(ID_PATTERN, root_name(tmp_path))
+
+
+def test_without_a_terminal_progress_is_a_few_plain_lines():
+    text = io.StringIO()
+    with progress_view(Console(file=text, width=60)) as say:
+        for done in range(100):
+            say(RunProgress(Stage.WORK, Counts(pending=100 - done, done=done), rate=10.0))
+        say(RunProgress(Stage.WRITE, Counts(done=100)))
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "Running: 0/100, 10 images/s, 00:10 to go, 0 failed"
+    assert len(lines) == 2
+
+
+def test_on_a_terminal_progress_has_bar_rate_time_and_failures():
+    text = io.StringIO()
+    with progress_view(Console(file=text, width=120, force_terminal=True)) as say:
+        say(RunProgress(Stage.WRITE, Counts(pending=30, done=60, failed=10), rate=2.0, note="Redis cannot be reached."))
+    for part in ("70/100", "2 images/s", "00:15", "10 failed", "Redis cannot be reached.", "━"):
+        assert part in text.getvalue()
+
+
+def test_the_summary_adds_up_and_shows_failures_as_text():
+    report = RunReport(
+        run="r",
+        folder="/in",
+        task="classification",
+        model="m@000000000000",
+        found=12,
+        done=9,
+        failed=2,
+        skipped=1,
+        failures=[Failure(code="poison", count=2, example_path="[red]a.png", example_message="it kills")],
+        skips={"other_type": 1},
+        worked_s=3,
+        images_per_s=4,
+        accuracy=[Accuracy(split="all", right=8, wrong=1, unanswered=2)],
+    )
+    text = io.StringIO()
+    print_report(Console(file=text, width=100), report)
+    for part in ("12 = 9 done + 2 failed + 1 skipped", "88.89 %", "poison", "[red]a.png", "it kills", "other type 1"):
+        assert part in text.getvalue()
