@@ -140,7 +140,8 @@ class FsspecStore:
         from fsspec.core import url_to_fs
 
         try:
-            self._fs, root = url_to_fs(url)
+            # Another process writes and deletes too: what a listing said a minute ago means nothing.
+            self._fs, root = url_to_fs(url, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise SettingsError(f"VISIONPIPE_STORE_URL {url!r} cannot be opened: {error}") from error
         self._root = str(root).rstrip("/")
@@ -150,7 +151,8 @@ class FsspecStore:
     def put(self, key: str, data: bytes, ttl_s: float) -> None:
         """See ``Store.put``."""
         path = self._path(key)
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if not self._atomic:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         # The expiry goes first: gc never meets a value whose time it does not know.
         self._write(path + _EXPIRY, _deadline(ttl_s))
         self._write(path, data)
