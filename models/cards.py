@@ -15,6 +15,9 @@ from models.errors import InvalidCard
 CARD_FILE = "card.toml"
 """Name of the card in a model's folder."""
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+"""What a model may be called; also good for a folder."""
+
 Task = Literal[
     "classification",
     "segmentation",
@@ -151,7 +154,7 @@ class Cost(_Part):
 class Card(_Part):
     """One ready-to-host model."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    name: str = Field(pattern=NAME_PATTERN)
     """The model's name; also the name of its folder."""
     tasks: list[Task] = Field(min_length=1)
     """What it can be asked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from models import zoo
-from models.cards import CARD_FILE, Card, read_card
+from models.cards import CARD_FILE, NAME_PATTERN, Card, read_card
 from models.errors import InvalidCard, UnknownModel
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -131,7 +132,7 @@ class Catalog:
         return faults
 
     def _find_name(self, name: str) -> Entry | None:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
+        if not re.fullmatch(NAME_PATTERN, name):
             return None
         for place, root in self._folders:
             path = root / name / CARD_FILE

@@ -124,7 +124,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 
 def _table(entries: list[Entry]) -> Table:
-    table = Table(title=f"{len(entries)} models")
+    table = Table(title=f"{len(entries)} {'model' if len(entries) == 1 else 'models'}")
     table.add_column("name", no_wrap=True)
     table.add_column("source")
     for heading in ("input", "params M", "GFLOPs", "accuracy"):

@@ -58,7 +58,7 @@ def test_an_unknown_model_lists_close_names(folder):
     assert "resnet18" in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../mine", "a/b", "a\\b", "zzzzzzzzzzzz", "\0"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../mine", "a/b", "a\\b", "zzzzzzzzzzzz", "\0", "a" * 300, "Mine"])
 def test_a_name_that_is_none_is_unknown(folder, name):
     with pytest.raises(UnknownModel):
         Catalog(folder).find(name)

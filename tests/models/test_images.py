@@ -149,6 +149,16 @@ def test_a_huge_colour_profile_does_not_spoil_a_png():
     assert np.array_equal(np.asarray(decoded.image), np.asarray(picture()))
 
 
+def test_metadata_that_pillow_warns_of_is_passed_over_in_silence():
+    empty_animation = PNG[:33] + png_chunk(b"acTL", bytes(8)) + PNG[33:]
+    with pytest.warns(UserWarning, match="Invalid APNG"):
+        Image.open(io.BytesIO(empty_animation)).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = decode(empty_animation, **LIMITS)
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(picture()))
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
 def test_16_bit_grey_is_scaled_and_not_clipped(file_format):
     levels = np.arange(0, 65_536, 16, dtype=np.uint16).reshape(64, 64)

@@ -184,11 +184,13 @@ def test_a_user_file_that_is_missing_is_named(write_model):
     assert str(root / "mine") in caught.value.message
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older form"])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_torch_files_load_with_and_without_a_wrapper(write_model, wrapper):
+def test_torch_files_load_with_and_without_a_wrapper(write_model, wrapper, zipped):
     root = write_model("mine")
     state = NETWORKS["lenet5"]().state_dict()
-    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, root / "mine" / "w.pt")
+    content = state if wrapper is None else {wrapper: state, "epoch": 3}
+    torch.save(content, root / "mine" / "w.pt", _use_new_zipfile_serialization=zipped)
     network = load(_user_entry(root, "w.pt"))
     assert torch.equal(network.c1.weight, state["c1.weight"])
 
