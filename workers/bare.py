@@ -32,6 +32,7 @@ def bare(
 
     Files that are no images are passed over. The answers are printed too, to be held against a run's.
     """
+    # Loading is not counted: the service, too, is measured once its worker is warm.
     loop = BareLoop(model, batch)
     paths = [found.path for found in Scanner(os.fsencode(folder)) if found.skip is None and found.code is None]
     fastest_s, answers = float("inf"), {}

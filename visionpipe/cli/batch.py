@@ -77,24 +77,27 @@ def batch(
                 "labels": truths,
             },
         )
-        settings = load_settings(redis_url=redis_url)
-        try:
-            with (
-                ensure_stack(
-                    [model],
-                    settings=settings,
-                    media_roots={root_name(folder): folder},
-                    device=device,
-                    precision=precision,
-                    on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
-                ) as stack,
-                progress_view(console) as on_progress,
-            ):
-                report = asyncio.run(job.run(stack, on_progress))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            console.print(f"Interrupted. The same command resumes it; {output} remembers what is done.", markup=False)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        report = _carry_out(console, job, redis_url, device, precision)
     _finish(console, report, output, as_json=as_json)
+
+
+def _carry_out(console: Console, job: FolderJob, redis_url: str | None, device: str, precision: str) -> RunReport:
+    try:
+        with (
+            ensure_stack(
+                [job.model],
+                settings=load_settings(redis_url=redis_url),
+                media_roots={root_name(job.folder): job.folder},
+                device=device,
+                precision=precision,
+                on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+            ) as stack,
+            progress_view(console) as on_progress,
+        ):
+            return asyncio.run(job.run(stack, on_progress))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print(f"Interrupted. The same command resumes it; {job.output} remembers what is done.", markup=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class FolderJob:
 
     async def run(self, stack: Stack, on_progress: OnProgress) -> RunReport:
         """Run it; SIGTERM interrupts as Ctrl-C does."""
+        # Schedulers of clusters say SIGTERM where a person presses Ctrl-C, and the ledger deserves the same care.
         ours = asyncio.current_task()
         assert ours is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ours.cancel)

@@ -47,6 +47,7 @@ class _BarView:
 
     def __call__(self, progress: RunProgress) -> None:
         now_s = time.monotonic()
+        # A run may report thousands of times a second; drawing each would cost more than the run.
         if now_s - self._drawn_s > 1 / REFRESH_HZ or progress.stage in (Stage.WRITE, Stage.REPORT):
             self._drawn_s = now_s
             self._live.update(_bar(progress))

@@ -89,6 +89,7 @@ def _run(console: Console, folder: DemoFolder, out: Path, precision: str) -> Run
 
 
 def _bare(images: Path) -> dict[str, Any]:
+    # A process of its own: no memory, threads or warm caches shared with what it is compared to.
     command = ["bare", os.fspath(images), "--model", MODEL, "--rounds", str(BARE_ROUNDS)]
     done = subprocess.run(
         [sys.executable, "-m", "visionpipe", *command],

@@ -100,6 +100,7 @@ def _copy_photos(folder: Path) -> int:
     """Copy the pictures that scikit-image and ultralytics ship, without importing either."""
     folder.mkdir(parents=True)
     copied = 0
+    # Importing ultralytics would write a settings file into the home folder.
     for package, inside in (("skimage", "data"), ("ultralytics", "assets")):
         spec = importlib.util.find_spec(package)
         for place in (spec.submodule_search_locations or []) if spec else []:

@@ -116,6 +116,7 @@ def rewrite_outputs(
 
 async def _forsake(client: AsyncClient, out: Path) -> None:
     """Throw a run away; its jobs still in the queue are cancelled where the ledger can be read."""
+    # Nobody would collect their answers, and they would still take a worker's time.
     if (out / LEDGER_NAME).exists():
         jobs = await asyncio.to_thread(_open_jobs, out)
         for job in jobs:
@@ -156,6 +157,7 @@ async def _pin(client: AsyncClient, ledger: Ledger, spec: RunSpec, on_progress: 
             newest = max(fitting, key=lambda worker: worker.started_at)
             ledger.note("pinned", f"{name}@{newest.digest}")
             return f"{name}@{newest.digest}"
+        # Waiting would not help: only the old weights give answers that belong to this run.
         if live and pinned:
             raise _other_version(pinned, live, ledger)
         if time.monotonic() > until_s:

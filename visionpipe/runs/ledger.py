@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from visionpipe.errors import LedgerError, RunConflictError
+from visionpipe.runs import statements
 from visionpipe.runs.rows import Chunk, Counts, Input, InputState, Outcome, Row, Settled
 from visionpipe.runs.scan import Found
 from visionpipe.runs.spec import RunSpec
@@ -24,48 +25,6 @@ from visionpipe.runs.spec import RunSpec
 LEDGER_NAME = "ledger.sqlite3"
 MAX_TRIES = 4
 """Submissions of one input whose errors are retryable."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS inputs (
-    id INTEGER PRIMARY KEY,
-    path BLOB NOT NULL UNIQUE,
-    size_bytes INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    verdict TEXT NOT NULL,
-    code TEXT,
-    message TEXT NOT NULL DEFAULT '',
-    chunk INTEGER,
-    position INTEGER,
-    tries INTEGER NOT NULL DEFAULT 0,
-    answer TEXT
-);
-CREATE INDEX IF NOT EXISTS inputs_by_state ON inputs (state, path);
-CREATE INDEX IF NOT EXISTS inputs_by_chunk ON inputs (chunk, position) WHERE chunk IS NOT NULL;
-CREATE TABLE IF NOT EXISTS chunks (serial INTEGER PRIMARY KEY AUTOINCREMENT, open INTEGER NOT NULL, model TEXT);
-CREATE INDEX IF NOT EXISTS chunks_open ON chunks (serial) WHERE open;
-CREATE TABLE IF NOT EXISTS sittings (id INTEGER PRIMARY KEY, worked_s REAL NOT NULL, settled INTEGER NOT NULL);
-"""
-
-# `verdict` is what the scan said. A file that looks the same to a later scan keeps its row, whatever became of it.
-_ADD = """
-INSERT INTO inputs (path, size_bytes, mtime_ns, state, verdict, code, message) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (path) DO UPDATE SET
-    size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, state = excluded.state,
-    verdict = excluded.verdict, code = excluded.code, message = excluded.message,
-    chunk = NULL, position = NULL, tries = 0, answer = NULL
-WHERE inputs.size_bytes <> excluded.size_bytes OR inputs.mtime_ns <> excluded.mtime_ns
-    OR inputs.verdict <> excluded.verdict
-"""
-_SETTLE = """
-UPDATE inputs SET state = ?, code = ?, message = ?, answer = ?
-WHERE chunk = ? AND position = ? AND state = 'submitted'
-"""
-_RETRY = """
-UPDATE inputs SET state = 'pending', chunk = NULL, position = NULL, tries = tries + 1
-WHERE chunk = ? AND position = ? AND state = 'submitted' AND tries + 1 < ?
-"""
 
 
 class Ledger:
@@ -91,7 +50,7 @@ class Ledger:
             with _readable(self.path):
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                self._db.executescript(_SCHEMA)
+                self._db.executescript(statements.SCHEMA)
             self._introduce(spec, out)
         except BaseException:
             self._db.close()
@@ -142,7 +101,7 @@ class Ledger:
     def add(self, batch: Iterable[Found]) -> None:
         """Enter what a scan found; inputs that have not changed since an earlier scan keep their outcome."""
         with self._write() as db:
-            db.executemany(_ADD, (_as_row(found) for found in batch))
+            db.executemany(statements.ADD, (_as_row(found) for found in batch))
 
     def retry_failed(self) -> int:
         """Make every failed input that was submitted once pending again."""
@@ -164,6 +123,7 @@ class Ledger:
             max_bytes: Most bytes in it, except that a chunk has at least one image.
         """
         with self._write() as db:
+            # Keyed by state and path, so the next inputs are found without a look at those already done.
             taken: list[tuple[int, Input]] = []
             total = 0
             for row_id, path, size in db.execute(
@@ -208,12 +168,12 @@ class Ledger:
         with self._write() as db:
             for outcome in outcomes:
                 where = (chunk.serial, outcome.position)
-                if outcome.retryable and db.execute(_RETRY, (*where, MAX_TRIES)).rowcount:
+                if outcome.retryable and db.execute(statements.RETRY, (*where, MAX_TRIES)).rowcount:
                     retried += 1
                     continue
                 state = InputState.DONE if outcome.code is None else InputState.FAILED
                 values = (state, outcome.code, outcome.message, outcome.answer)
-                changed = db.execute(_SETTLE, (*values, *where)).rowcount
+                changed = db.execute(statements.SETTLE, (*values, *where)).rowcount
                 done += changed if state is InputState.DONE else 0
                 failed += changed if state is InputState.FAILED else 0
             retried += self._close(db, chunk.serial, model)
@@ -222,13 +182,14 @@ class Ledger:
 
     def refuse(self, chunk: Chunk, outcomes: Iterable[Outcome]) -> Chunk:
         """Record inputs that cannot be submitted, and close ranks: positions are indices into the job's images."""
+        # Without gaps, a job found again by a later sitting still matches its items to inputs by index alone.
         refused = {outcome.position: outcome for outcome in outcomes}
         if not refused:
             return chunk
         with self._write() as db:
             for position, outcome in refused.items():
                 values = (InputState.FAILED, outcome.code, outcome.message, outcome.answer)
-                db.execute(_SETTLE, (*values, chunk.serial, position))
+                db.execute(statements.SETTLE, (*values, chunk.serial, position))
             left = [index for index in range(len(chunk.inputs)) if index not in refused]
             db.execute(
                 "UPDATE inputs SET chunk = NULL, position = NULL WHERE chunk = ? AND state = 'failed'", (chunk.serial,)

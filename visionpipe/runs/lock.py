@@ -21,6 +21,7 @@ def output_lock(out: Path) -> Iterator[None]:
         RunLockedError: Another process holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # After kill -9 a file that names a process lives on, a lock does not; the number inside only serves the message.
     descriptor = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

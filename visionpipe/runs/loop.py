@@ -86,6 +86,7 @@ class Loop:
         """
         try:
             await self._look()
+            # What an earlier sitting left in the queue may be finished by now, or be worked on this moment.
             for chunk in self.ledger.open_chunks():
                 self._fly(chunk, self._resume(chunk))
             while await self._fill():
@@ -128,6 +129,7 @@ class Loop:
             await self._collect(chunk, job)
 
     async def _send(self, chunk: Chunk) -> None:
+        # Files may lie on a slow network; the loop must go on collecting answers meanwhile.
         prepared = await asyncio.to_thread(
             prepare,
             chunk.inputs,
@@ -171,6 +173,7 @@ class Loop:
         try:
             envelope = await self._patiently(job.wait)
         except UnknownJobError:
+            # Redis was emptied, or the run slept for longer than results are kept.
             self._release(chunk)
             return
         now_s = time.monotonic()
@@ -219,6 +222,7 @@ class Loop:
         return frozenset.intersection(*(frozenset(worker.media_roots) for worker in self._workers))
 
     async def _wind_down(self) -> None:
+        # The task was cancelled once, so awaiting works again; a second Ctrl-C ends the process for good.
         self._interrupted = True
         self._say(Stage.WAIT, "Interrupted; the chunks in flight are let finish.")
         if self._flying:

@@ -24,6 +24,7 @@ def as_base64(path: bytes) -> str | None:
 
 def as_url(path: bytes) -> str:
     """A relative URL for a relative path, whatever its bytes."""
+    # quote() leaves only unreserved ASCII, so "?", "#", "%" and bytes of no encoding all reach the file they name.
     return quote(path.replace(os.sep.encode(), b"/"))
 
 

@@ -35,6 +35,7 @@ def write_outputs(
     target = ledger.facts().get("pinned", spec.model)
     tally, comparison = Tally(), Comparison(labels)
     gallery = Gallery(spec.folder_bytes, real_path(out))
+    # One pass over the ledger feeds everything, so memory stays flat however many inputs there are.
     with ExitStack() as files:
         lines = files.enter_context(replacing(out / "results.jsonl"))
         table = csv.writer(files.enter_context(replacing(out / "results.csv")), lineterminator="\r\n")
@@ -64,6 +65,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             yield file
+            # Without fsync a power cut could leave the new name with the content still missing.
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -46,10 +46,12 @@ def prepare(
 
 
 def _image(path: Path, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:
+    # One worker without the root would refuse the reference, and nobody chooses which worker takes the job.
     if shared:
         reference = roots.reference(path, among=shared)
         if reference is not None:
             return reference
+    # Names that are not UTF-8, and links that lead out of the root, have no reference and travel as bytes.
     data = read_file(path, max_bytes=max_bytes)
     if not data:
         raise InvalidImageError("Expected an image, got an empty file.")

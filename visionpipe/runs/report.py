@@ -132,6 +132,7 @@ class Tally:
 
     def _time(self, path: str, timings: dict[str, float]) -> None:
         spent = {stage: timings.get(f"{stage}_ms", 0.0) for stage in (*WAIT_STAGES, *WORK_STAGES)}
+        # Every image of a micro-batch reports the whole batch's forward pass.
         spent["forward"] /= max(1, timings.get("batch", 1))
         self._timed += 1
         for stage, ms in spent.items():

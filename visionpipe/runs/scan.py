@@ -87,6 +87,7 @@ class Scanner:
             raise RunConflictError(message) from error
         except OSError:
             pass  # It is there and cannot be listed, which the walk records.
+        # Nested generators would stop at the recursion limit, and paths may have twice as many levels.
         stack: list[_Level] = []
         yield from self._enter(stack, b"", linked=False)
         while stack:
@@ -115,6 +116,7 @@ class Scanner:
         found = []
         with os.scandir(self._root + b"/" + prefix) as listing:
             for entry in listing:
+                # A link that leads round in a circle cannot even be asked whether it is a folder.
                 try:
                     folder, link = entry.is_dir(), entry.is_symlink()
                 except OSError:

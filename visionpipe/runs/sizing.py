@@ -52,6 +52,7 @@ class Sizer:
             self._size = _clamp(min(max(rates) * TARGET_S, 2 * self._size))
 
     def _measured(self) -> float | None:
+        # The first chunk only starts the clock: how long it waited for its turn says nothing about the worker.
         first_s, last_s = self._settled[0][0], self._settled[-1][0]
         if last_s <= first_s:
             return None
