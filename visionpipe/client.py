@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.aclient import AsyncClient
@@ -114,7 +114,10 @@ class Client:
         self, task: str | type[ResultT], images: Iterable[ImageSource], *, model: str, **how: Unpack[Mapped]
     ) -> Iterator[Item[ResultT]] | Iterator[Item[Result]]:
         """See ``AsyncClient.map``."""
-        start = lambda: self._async.map(cast("type[ResultT]", task), images, model=model, **how)  # noqa: E731
+
+        def start() -> AsyncGenerator[Item[ResultT], None]:
+            return self._async.map(cast("type[ResultT]", task), images, model=model, **how)
+
         return self._portal.iterate(start)
 
     def upload(self, image: ImageSource) -> BlobImage:

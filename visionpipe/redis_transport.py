@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueUnavailableError, VisionPipeError
@@ -141,9 +141,12 @@ class RedisTransport:
 
     async def aclose(self) -> None:
         """See ``Transport.aclose``."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running: Collection[asyncio.Task[None]] = self._tasks
+        while running:
+            # Again and again: see _cancellable for where a cancellation may be lost.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.1)
         self._tasks.clear()
         await self._redis.aclose()
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
@@ -49,10 +49,9 @@ class Prepared:
 
 
 def is_single(images: object) -> bool:
-    """Whether the caller gave one image, not a collection of them."""
-    return isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, BlobImage, MediaImage, UrlImage)) or (
-        isinstance(images, InlineImage) or _is_array(images) or _is_pil(images)
-    )
+    """Whether the caller gave one image (or something that is no image at all), not a collection of them."""
+    one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Schema))
+    return one or _is_array(images) or _is_pil(images) or not isinstance(images, (Iterable, AsyncIterable))
 
 
 def prepare(source: ImageSource, *, max_bytes: int, reference: Reference | None = None) -> Prepared:

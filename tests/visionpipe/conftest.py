@@ -28,14 +28,15 @@ def length_as_class(data: bytes, request: Request) -> Result:
 
 
 class FakeWorker:
-    """One thread that takes tickets off the lists of one model; ``gate`` holds it back while it is cleared."""
+    """One thread that takes tickets off the lists of one model."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.answer: Callable[[bytes, Request], Result] = length_as_class
         self.media_roots: dict[str, object] = {}
-        self.gate = threading.Event()
-        self.gate.set()
+        self._open = threading.Event()
+        self._open.set()
+        self._held = threading.Event()
         self.requests: list[Request] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -61,15 +62,27 @@ class FakeWorker:
         with connect(str(self.settings.redis_url)) as redis:
             run(redis, calls.announce(record, self.settings.model_copy(update={"renew_s": 100})))
 
+    def hold(self) -> None:
+        """Take no ticket from now on."""
+        self._held.clear()
+        self._open.clear()
+        assert self._held.wait(10)
+
+    def release(self) -> None:
+        """Take tickets again."""
+        self._open.set()
+
     def stop(self) -> None:
-        self.gate.set()
+        self._open.set()
         self._stop.set()
         self._thread.join(10)
 
     def _loop(self) -> None:
         with connect(str(self.settings.redis_url)) as redis:
             while not self._stop.is_set():
-                if not self.gate.wait(0.05):
+                if not self._open.is_set():
+                    self._held.set()
+                    self._open.wait(0.05)
                     continue
                 took = redis.brpop([f"vp:{MODEL.name}:interactive", f"vp:{MODEL.name}:bulk"], timeout=0.05)
                 if took:

@@ -213,6 +213,7 @@ async def test_a_job_that_ends_without_outcomes_still_gives_an_item_for_each_ima
     ("arguments", "error"),
     [
         ({"images": b"one"}, InvalidRequestError),
+        ({"images": 12}, InvalidRequestError),
         ({"images": [b"x"], "chunk": 0}, InvalidRequestError),
         ({"images": [b"x"], "window": 0}, InvalidRequestError),
         ({"images": [b"x"], "options": {"top_k": "many"}}, InvalidRequestError),

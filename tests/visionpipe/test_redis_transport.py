@@ -79,11 +79,10 @@ async def test_a_call_survives_connections_that_are_cut(settings, fake_worker):
 async def test_a_lost_reply_costs_one_recheck(settings, fake_worker, monkeypatch):
     monkeypatch.setattr(jobs, "RECHECK_S", 0.3)
     async with AsyncClient(settings=settings) as client:
-        fake_worker.gate.clear()
-        await asyncio.sleep(0.12)
+        fake_worker.hold()
         job = await _submit(client)
         client._transport._tasks[0].cancel()
-        fake_worker.gate.set()
+        fake_worker.release()
         begun = time.monotonic()
         await job.wait(5)
         assert 0.1 < time.monotonic() - begun < 2
