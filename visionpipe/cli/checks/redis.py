@@ -33,7 +33,8 @@ def configured(settings: Settings) -> Check:
         with connected(settings.redis_url) as redis:
             redis.ping()
             try:
-                facts: dict[str, Any] = dict(redis.info())
+                facts: dict[Any, Any] = {}
+                facts.update(redis.info())
                 facts.update(redis.config_get("maxmemory-policy"))
             except ResponseError as error:
                 # A worker's account need not be allowed to ask.
