@@ -90,6 +90,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
         image = _open(file_format, data)
         _check_size(image.size, max_pixels)
         image.load()
+        # A GIF's frame may be larger than its header says.
+        _check_size(image.size, max_pixels)
         upright = _to_8_bit(image)
         orientation = headers.exif_orientation(image.info.get("exif"))
         if orientation != 1 and file_format != "TIFF":

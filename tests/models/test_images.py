@@ -226,6 +226,14 @@ def test_the_pixel_limit_is_exact(max_pixels, fits):
     assert caught.value.details == {"max_pixels": max_pixels, "size_wh": [37, 23]}
 
 
+def test_a_gif_frame_larger_than_the_header_says_is_too_large():
+    data = bytearray(encoded(picture(), "GIF"))
+    data[6:10] = struct.pack("<HH", 4, 4)
+    assert decode(bytes(data), max_bytes=10**6, max_pixels=37 * 23).size_wh == (37, 23)
+    with pytest.raises(ImageTooLarge):
+        decode(bytes(data), max_bytes=10**6, max_pixels=100)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"])
 def test_no_mutation_of_a_file_gets_past_the_typed_errors(file_format):
     chance = random.Random(file_format)

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import pytest
 import torch
@@ -73,6 +74,25 @@ def test_torchvision_builds_its_network_from_tensors_already_read(name):
     assert logits.shape == (1, 1000)
     some_key = next(key for key in network.state_dict() if key in state)
     assert torch.equal(network.state_dict()[some_key], state[some_key])
+
+
+# RegNet's builder computes its widths with tensors, which have no values on the meta device.
+ON_META = [name for name in zoo.names() if not name.startswith("regnet")]
+
+
+@pytest.mark.parametrize("name", ON_META)
+def test_every_network_takes_preloaded_tensors_and_has_the_published_number_of_parameters(name):
+    card = zoo.card(name)
+    builder = name.partition(".")[0]
+    arguments = {"aux_logits": True} if builder in ("googlenet", "inception_v3") else {}
+    if builder.startswith("vit_"):
+        arguments["image_size"] = card.cost.min_size_hw[0]
+    with torch.device("meta"), warnings.catch_warnings():
+        # Copying nothing into nothing is what this test wants, and what torch warns of.
+        warnings.simplefilter("ignore")
+        published = zoo.builder(builder)(**zoo.untrained_arguments(builder, arguments)).state_dict()
+        network = zoo.build(card, published)
+    assert sum(parameter.numel() for parameter in network.parameters()) == card.cost.num_params
 
 
 def test_googlenet_scales_its_input_as_its_weights_expect():
