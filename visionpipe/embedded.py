@@ -84,7 +84,13 @@ def embedded_redis(settings: Settings) -> Iterator[str]:
     folder = _prepare(settings.data_dir)
     with FileLock(folder / "users.lock") as users:
         # A keeper that is just ending holds this lock until its server is gone.
-        if not users.acquire(shared=True, timeout_s=START_TIMEOUT_S):
+        try:
+            held = users.acquire(shared=True, timeout_s=START_TIMEOUT_S)
+        except OSError as error:
+            raise EmbeddedRedisError(
+                f"The disk of {folder} has no file locks ({error.strerror}). Set VISIONPIPE_DATA_DIR to a local folder."
+            ) from error
+        if not held:
             raise EmbeddedRedisError(f"The embedded Redis in {folder} has been stopping for {START_TIMEOUT_S:.0f} s.")
         facts = _ensure_keeper(folder)
         ended = threading.Event()
@@ -98,8 +104,17 @@ def embedded_redis(settings: Settings) -> Iterator[str]:
 
 
 def data_folder(data_dir: Path) -> Path:
-    """The folder of the embedded Redis inside a data directory."""
-    return (data_dir.expanduser() / "redis").absolute()
+    """The folder of the embedded Redis inside a data directory.
+
+    Raises:
+        EmbeddedRedisError: The directory lies in the home of a user who has none.
+    """
+    try:
+        return (data_dir.expanduser() / "redis").absolute()
+    except RuntimeError as error:
+        raise EmbeddedRedisError(
+            f"{data_dir} cannot be found: {error} Set VISIONPIPE_DATA_DIR to a folder that you can write to."
+        ) from error
 
 
 def socket_path(folder: Path) -> Path:

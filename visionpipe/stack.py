@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def ensure_stack(
         specs = {model: WorkerSpec(model, device=device, precision=precision) for model in models}
         with contextlib.closing(connect(url)) as redis:
             missing = _unserved(list(specs), run(redis, calls.workers()))
-        log_folder = settings.data_dir.expanduser() / "logs"
+        log_folder = make_log_folder(settings)
         supervisor = Supervisor(url, [specs[model] for model in missing], settings, log_folder=log_folder)
         with supervisor:
             if missing:
@@ -136,6 +137,16 @@ def local_stack(
         Client(stack.redis_url, settings=stack.settings) as client,
     ):
         yield client
+
+
+def make_log_folder(settings: Settings) -> Path:
+    """Make the folder for workers' logs in the data directory, or in the temporary one if that cannot be written."""
+    try:
+        folder = settings.data_dir.expanduser() / "logs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return Path(tempfile.mkdtemp(prefix="visionpipe-logs-"))
+    return folder
 
 
 def _unserved(models: Sequence[str], live: list[WorkerRecord]) -> list[str]:

@@ -234,6 +234,12 @@ def test_an_unusable_data_directory_is_named(tmp_path: Path):
         pass
 
 
+def test_a_home_that_nobody_has_is_told(tmp_path: Path):
+    settings = Settings(data_dir=Path("~no-such-user/data"))
+    with pytest.raises(EmbeddedRedisError, match="VISIONPIPE_DATA_DIR"), embedded_redis(settings):
+        pass
+
+
 def test_data_that_the_server_cannot_read_is_reported_with_its_log(data_dir: Path):
     folder = data_folder(data_dir) / "appendonlydir"
     folder.mkdir(parents=True)

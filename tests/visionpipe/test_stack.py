@@ -12,7 +12,7 @@ from visionpipe.errors import QueueUnavailableError, WorkerStartError
 from visionpipe.queue import calls, connect, run
 from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
-from visionpipe.stack import Stack, ensure_stack, local_stack
+from visionpipe.stack import Stack, ensure_stack, local_stack, make_log_folder
 
 Becomes = Callable[..., bool]
 Exists = Callable[[int], bool]
@@ -97,6 +97,16 @@ def test_a_configured_redis_that_is_away_is_told_at_once(tmp_path: Path):
     settings = Settings(redis_url=f"unix://{tmp_path}/none.sock", data_dir=tmp_path)
     with pytest.raises(QueueUnavailableError, match="VISIONPIPE_REDIS_URL"), ensure_stack(["m"], settings=settings):
         pass
+
+
+def test_logs_go_elsewhere_when_the_data_directory_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "file").touch()
+    assert make_log_folder(Settings(data_dir=tmp_path / "data")) == tmp_path / "data" / "logs"
+    for unusable in (tmp_path / "file", Path("~no-such-user/data")):
+        folder = make_log_folder(Settings(data_dir=unusable))
+        assert folder.is_dir()
+        assert folder.parent == tmp_path
 
 
 def test_no_models_need_no_workers(alone: Settings, running: tuple[Stack, list[str]]):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from visionpipe.errors import InvalidRequestError
 from visionpipe.settings import load_settings
-from visionpipe.stack import redis_of
+from visionpipe.stack import make_log_folder, redis_of
 from visionpipe.supervisor import Slot, Supervisor, WorkerSpec
 
 _REFRESH_S = 0.25
@@ -49,7 +49,7 @@ def up(
     signals = _Signals()
     with redis_of(settings) as url:
         console.print(f"Redis: {url}" if settings.redis_url is None else "Redis: as configured", highlight=False)
-        log_folder = settings.data_dir.expanduser() / "logs" if live else None
+        log_folder = make_log_folder(settings) if live else None
         supervisor = Supervisor(url, specs, settings, log_folder=log_folder, on_event=_printer(console))
         supervisor.start()
         try:
