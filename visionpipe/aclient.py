@@ -22,7 +22,7 @@ from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
 from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried
-from visionpipe.submission import Mapped, OptionsLike, Submission, checked_id
+from visionpipe.submission import Mapped, OptionsLike, Submission, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
 
@@ -116,7 +116,7 @@ class AsyncClient(Shortcuts):
         sources = [images] if is_single(images) else list(cast("Iterable[ImageSource]", images))
         read = await self._reader(model)
         prepared = await unhurried(lambda: [read(cast("ImageSource", source)) for source in sources], sources)
-        job = await self._send(_task_name(task), prepared, model=model, **how)
+        job = await self._send(task_name(task), prepared, model=model, **how)
         return cast("AsyncJob[ResultT]", job)
 
     @overload
@@ -160,7 +160,8 @@ class AsyncClient(Shortcuts):
             VisionPipeError: Why no more jobs can be submitted; never what concerns one image only.
         """
         self._at_home()
-        name = _task_name(task)
+        name = task_name(task)
+        # Wrong options would otherwise show up only when the first chunk is sent.
         options = build_options(name, how.get("options"))
         lane, patient = how.get("lane", Lane.BULK), how.get("wait_for_worker", False)
         sizes = {"jobs": how.get("window"), "chunk": how.get("chunk")}
@@ -242,6 +243,7 @@ class AsyncClient(Shortcuts):
         wait_for_worker: bool = False,
     ) -> AsyncJob[Result]:
         job_id = uuid.uuid4().hex if job is None else checked_id(job)
+        # Only a caller's own id can meet an earlier job; only then must equal requests mean equal pixels.
         refs, payloads = place(images, job=job_id, hashed=job is not None)
         request = build_request(task, options=options, model=model, images=refs, deadline_s=deadline_s)
         submitted = await self._transport.submit(
@@ -253,6 +255,7 @@ class AsyncClient(Shortcuts):
         """Give a reference that request options can hold, uploading the image where none will do."""
         read = await self._reader(model)
         prepared = await unhurried(lambda: read(image), [image])
+        # Uploads are kept by content: a style that is used a thousand times lies in the store once.
         refs, payloads = place([prepared], job="none", hashed=False)
         return await self.upload(prepared.data) if payloads else refs[0]
 
@@ -267,10 +270,12 @@ class AsyncClient(Shortcuts):
             self._workers = (time.monotonic(), workers)
         name, _, digest = model.partition("@")
         serving = [set(w.media_roots) for w in workers if w.model == name and digest in ("", w.digest)]
+        # Any of them may get the job, so a root that one of them lacks is of no use.
         shared = set.intersection(*serving) if serving else set()
         return partial(self._media.reference, among=shared) if shared else None
 
     def _at_home(self) -> None:
+        # Connections belong to the loop that opened them, and must never be shared by two processes.
         here = (os.getpid(), asyncio.get_running_loop())
         if self._closed:
             raise InvalidRequestError("This client is closed; make a new one.")
@@ -291,7 +296,3 @@ def _redis_transport(url: str | None, settings: Settings) -> Transport:
     from visionpipe.redis_transport import RedisTransport
 
     return RedisTransport(url, settings)
-
-
-def _task_name(task: str | type[Result]) -> str:
-    return task if isinstance(task, str) else str(task.model_fields["task"].default)

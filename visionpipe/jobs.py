@@ -156,6 +156,7 @@ class AsyncJob(Generic[ResultT]):
                     outages.note(error)
                 else:
                     outages.over()
+                # A job's replies go to whoever submitted it; anybody else has to look.
                 rung = await bell.wait(RECHECK_S if self._heard else poll)
                 poll = min(poll * 1.5, LAST_POLL_S)
 
@@ -276,6 +277,7 @@ def _parse(raw: RawEnvelope) -> Envelope[ResultT]:
         raise InternalError(
             f"Job {record.job} has a result that this version cannot read; run the same version on client and worker."
         ) from error
+    # All parts have just been validated; doing it once more would double the time.
     return Envelope.model_construct(
         job=record.job,
         state=record.state,

@@ -88,6 +88,7 @@ async def stream(
     """
     flow = _Flow(send, ordered, window)
     producer = asyncio.create_task(flow.produce(_chunks(images, reader, window)), name="vp-map")
+    # None ends the stream, also when the producer fails: awaiting it then raises why.
     producer.add_done_callback(lambda _: flow.ready.put_nowait(None))
     try:
         while (chunk := await flow.ready.get()) is not None:
@@ -138,6 +139,7 @@ class _Flow(Generic[ResultT]):
         self._freed.set()
 
     async def _room(self, size: int) -> None:
+        # What is larger than the whole budget goes alone: it would otherwise wait for ever.
         while self.under_way and (
             len(self.under_way) >= self._window.jobs or sum(self.under_way.values()) + size > self._window.total_bytes
         ):
@@ -175,6 +177,7 @@ async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
     try:
         return outcomes(await job.wait())
     except asyncio.CancelledError:
+        # Nobody will read the answers any more; the device has better things to do.
         with suppress(VisionPipeError, TimeoutError):
             async with asyncio.timeout(CANCEL_S):
                 await job.cancel()
@@ -205,6 +208,7 @@ async def _batches(images: AsyncIterable[ImageSource], limit: int) -> AsyncGener
 
     async def feed() -> None:
         async with _closing(images):
+            # A place is taken before an image is asked for, so that no more than the limit are ever held.
             await room.acquire()
             async for image in images:
                 given.put_nowait(image)

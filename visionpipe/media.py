@@ -143,6 +143,7 @@ def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | N
         raise ImageTooLargeError(f"{shown} has {before.st_size} bytes; the limit is {max_bytes}", limit=max_bytes)
     try:
         with os.fdopen(fd, "rb", closefd=False) as file:
+            # One byte more than expected shows a file that grows under our hands.
             data = file.read(before.st_size + 1)
     except OSError as error:
         raise ImageNotFoundError(f"{shown} cannot be read: {_reason(error)}") from error

@@ -45,6 +45,7 @@ class Portal:
         except concurrent.futures.CancelledError as error:
             raise InvalidRequestError("This client was closed while a call was under way.") from error
         except KeyboardInterrupt:
+            # The coroutine would otherwise go on in its thread, and its answer be lost.
             future.cancel()
             raise
 
@@ -98,6 +99,7 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
     if os.getpid() != pid or not thread.is_alive():
         return
     asyncio.run_coroutine_threadsafe(_wind_down(loop), loop)
+    # A garbage collection inside the loop's own thread can end up here; it cannot wait for itself.
     if threading.current_thread() is not thread:
         thread.join(timeout=10)
         loop.close()

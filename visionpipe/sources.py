@@ -100,6 +100,7 @@ def place(images: Iterable[Prepared], *, job: str, hashed: bool) -> tuple[list[I
         if image.ref is not None:
             refs.append(image.ref)
         elif size <= min(MAX_INLINE_BYTES, room):
+            # A tiny image is cheaper inside the request than as a key with a lifetime of its own.
             room -= size
             refs.append(InlineImage(data=image.data, name=image.name))
         else:

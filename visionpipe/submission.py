@@ -10,6 +10,7 @@ from visionpipe.errors import InvalidRequestError
 from visionpipe.schemas.base import ID_PATTERN
 from visionpipe.schemas.jobs import Lane
 from visionpipe.schemas.requests import Options
+from visionpipe.schemas.results import Result
 
 OptionsLike: TypeAlias = Options | Mapping[str, object] | None
 """A task's options: its options class, plain values by field name, or none for the defaults."""
@@ -55,3 +56,8 @@ def checked_id(job: str) -> str:
             f"got {job!r}"
         )
     return job
+
+
+def task_name(task: str | type[Result]) -> str:
+    """Name the task that a name or a result class stands for."""
+    return task if isinstance(task, str) else str(task.model_fields["task"].default)

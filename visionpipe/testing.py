@@ -103,6 +103,7 @@ class MemoryTransport:
             if known.digest != digest:
                 raise JobConflictError(f"Expected a new job id, but {job!r} is taken by a different request.")
             return Submitted(created=False, state=known.record.state)
+        # What the handler sees has been JSON, so a test meets every field that would not survive it.
         received = parse_request(document)
         self._stored.update(payloads)
         self.submissions.append(Submission(job, received, lane, [self._pixels(ref) or b"" for ref in received.images]))

@@ -66,6 +66,7 @@ class Bells:
 
     def ended(self, job: str) -> None:
         """Ring for a job that ended, now or when somebody comes to wait for it."""
+        # The reply often overtakes the answer to submit, when nobody can wait for the job yet.
         self._ended[job] = None
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)

@@ -95,6 +95,7 @@ class UrlFetcher:
 
     def _hop(self, url: httpx.URL, deadline: float) -> bytes | str:
         self._check(url)
+        # A pool of its own for each hop: a kept connection would skip the check of the next host.
         backend = _PinnedBackend(self, deadline)
         shown = _shown(url)
         try:
