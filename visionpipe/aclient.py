@@ -22,7 +22,7 @@ from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
 from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried
-from visionpipe.submission import Mapped, OptionsLike, Submission, checked_id, task_name
+from visionpipe.submission import MapKeywords, OptionsLike, SubmitKeywords, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
 
@@ -82,11 +82,11 @@ class AsyncClient(Shortcuts):
         images: ImageSource | Iterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Submission],
+        **how: Unpack[SubmitKeywords],
     ) -> AsyncJob[ResultT]: ...
     @overload
     async def submit(
-        self, task: str, images: ImageSource | Iterable[ImageSource], *, model: str, **how: Unpack[Submission]
+        self, task: str, images: ImageSource | Iterable[ImageSource], *, model: str, **how: Unpack[SubmitKeywords]
     ) -> AsyncJob[Result]: ...
     async def submit(
         self,
@@ -94,7 +94,7 @@ class AsyncClient(Shortcuts):
         images: ImageSource | Iterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Submission],
+        **how: Unpack[SubmitKeywords],
     ) -> AsyncJob[ResultT] | AsyncJob[Result]:
         """Put a job into the queue and come back at once.
 
@@ -102,7 +102,7 @@ class AsyncClient(Shortcuts):
             task: The task's name, or its result class, which also types the job.
             images: One image or several; each gets its own item.
             model: ``name`` or ``name@digest``.
-            how: See ``Submission``.
+            how: See ``SubmitKeywords``.
 
         Raises:
             ImageError: An image cannot be read here or is too large.
@@ -126,7 +126,7 @@ class AsyncClient(Shortcuts):
         images: Iterable[ImageSource] | AsyncIterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Mapped],
+        **how: Unpack[MapKeywords],
     ) -> AsyncGenerator[Item[ResultT], None]: ...
     @overload
     def map(
@@ -135,7 +135,7 @@ class AsyncClient(Shortcuts):
         images: Iterable[ImageSource] | AsyncIterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Mapped],
+        **how: Unpack[MapKeywords],
     ) -> AsyncGenerator[Item[Result], None]: ...
     def map(
         self,
@@ -143,7 +143,7 @@ class AsyncClient(Shortcuts):
         images: Iterable[ImageSource] | AsyncIterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Mapped],
+        **how: Unpack[MapKeywords],
     ) -> AsyncGenerator[Item[ResultT], None] | AsyncGenerator[Item[Result], None]:
         """Stream one item per image, with bounded memory however many there are.
 
@@ -154,7 +154,7 @@ class AsyncClient(Shortcuts):
             task: The task's name, or its result class, which also types the items.
             images: Any iterable, advanced in a thread so that it may block, or an async one.
             model: ``name`` or ``name@digest``.
-            how: See ``Mapped``.
+            how: See ``MapKeywords``.
 
         Raises:
             VisionPipeError: Why no more jobs can be submitted; never what concerns one image only.

@@ -26,7 +26,7 @@ from visionpipe.schemas.results import (
 from visionpipe.settings import Settings
 from visionpipe.shortcuts import LONG_TIMEOUT_S, TIMEOUT_S
 from visionpipe.sources import ImageSource
-from visionpipe.submission import Mapped, Submission
+from visionpipe.submission import MapKeywords, SubmitKeywords
 from visionpipe.transport import Transport
 
 ResultT = TypeVar("ResultT", bound=Result)
@@ -84,11 +84,11 @@ class Client:
         images: ImageSource | Iterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Submission],
+        **how: Unpack[SubmitKeywords],
     ) -> Job[ResultT]: ...
     @overload
     def submit(
-        self, task: str, images: ImageSource | Iterable[ImageSource], *, model: str, **how: Unpack[Submission]
+        self, task: str, images: ImageSource | Iterable[ImageSource], *, model: str, **how: Unpack[SubmitKeywords]
     ) -> Job[Result]: ...
     def submit(
         self,
@@ -96,7 +96,7 @@ class Client:
         images: ImageSource | Iterable[ImageSource],
         *,
         model: str,
-        **how: Unpack[Submission],
+        **how: Unpack[SubmitKeywords],
     ) -> Job[ResultT] | Job[Result]:
         """See ``AsyncClient.submit``."""
         job = self._portal.run(self._async.submit(cast("type[ResultT]", task), images, model=model, **how))
@@ -104,14 +104,14 @@ class Client:
 
     @overload
     def map(
-        self, task: type[ResultT], images: Iterable[ImageSource], *, model: str, **how: Unpack[Mapped]
+        self, task: type[ResultT], images: Iterable[ImageSource], *, model: str, **how: Unpack[MapKeywords]
     ) -> Iterator[Item[ResultT]]: ...
     @overload
     def map(
-        self, task: str, images: Iterable[ImageSource], *, model: str, **how: Unpack[Mapped]
+        self, task: str, images: Iterable[ImageSource], *, model: str, **how: Unpack[MapKeywords]
     ) -> Iterator[Item[Result]]: ...
     def map(
-        self, task: str | type[ResultT], images: Iterable[ImageSource], *, model: str, **how: Unpack[Mapped]
+        self, task: str | type[ResultT], images: Iterable[ImageSource], *, model: str, **how: Unpack[MapKeywords]
     ) -> Iterator[Item[ResultT]] | Iterator[Item[Result]]:
         """See ``AsyncClient.map``."""
 

@@ -16,7 +16,7 @@ OptionsLike: TypeAlias = Options | Mapping[str, object] | None
 """A task's options: its options class, plain values by field name, or none for the defaults."""
 
 
-class Submission(TypedDict, total=False):
+class SubmitKeywords(TypedDict, total=False):
     """How to submit; every key may be left out."""
 
     options: OptionsLike
@@ -31,7 +31,7 @@ class Submission(TypedDict, total=False):
     """Accept the job though no worker serves the model now."""
 
 
-class Mapped(TypedDict, total=False):
+class MapKeywords(TypedDict, total=False):
     """How to stream; every key may be left out."""
 
     options: OptionsLike
