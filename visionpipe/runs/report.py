@@ -91,7 +91,7 @@ class RunReport(Schema):
     images_per_s: float = Field(ge=0)
     """Outcomes a second of that."""
     stage_ms: dict[str, float] = Field(default_factory=dict)
-    """Mean milliseconds an image spent in each stage; a forward pass is shared by its batch."""
+    """Mean milliseconds an image spent in each stage; forward and postprocess are shared by their batch."""
     slowest: list[SlowInput] = Field(default_factory=list)
     """The inputs with the most work."""
     models: list[ModelInfo] = Field(default_factory=list)
@@ -132,8 +132,9 @@ class Tally:
 
     def _time(self, path: str, timings: dict[str, float]) -> None:
         spent = {stage: timings.get(f"{stage}_ms", 0.0) for stage in (*WAIT_STAGES, *WORK_STAGES)}
-        # Every image of a micro-batch reports the whole batch's forward pass.
-        spent["forward"] /= max(1, timings.get("batch", 1))
+        # Every image of a micro-batch reports what the whole batch took on the device thread.
+        for shared in ("forward", "postprocess"):
+            spent[shared] /= max(1, timings.get("batch", 1))
         self._timed += 1
         for stage, ms in spent.items():
             self._stages[stage] = self._stages.get(stage, 0.0) + ms
