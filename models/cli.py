@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
@@ -124,12 +125,14 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 
 def _table(entries: list[Entry]) -> Table:
-    table = Table(title=f"{len(entries)} {'model' if len(entries) == 1 else 'models'}")
-    table.add_column("name", no_wrap=True)
-    table.add_column("source")
+    title = f"{len(entries)} {'model' if len(entries) == 1 else 'models'}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    # Only names may be folded: a figure cut short says nothing.
+    table.add_column("name", overflow="fold")
+    table.add_column("source", no_wrap=True)
     for heading in ("input", "params M", "GFLOPs", "accuracy"):
-        table.add_column(heading, justify="right")
-    table.add_column("weights")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
     for entry in entries:
         cost = entry.card.cost
         table.add_row(
