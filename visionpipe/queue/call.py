@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SILENT_S = 10
+"""A server that has not answered for so long is taken for dead."""
+
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
@@ -32,12 +35,17 @@ class Call(Generic[T]):
 def connect(url: str) -> Redis:
     """Open a blocking connection pool; binary, with timeouts so that a dead peer is noticed.
 
+    Commands that block must do so for less than ``SILENT_S``.
+
     Raises:
         QueueUnavailableError: The URL cannot be used.
     """
     from redis import Redis
 
-    redis: Redis = _from_url(Redis, url)
+    from visionpipe.queue.wary import WaryRetry, watch
+
+    redis: Redis = _from_url(Redis, url, retry=WaryRetry())
+    watch(redis.connection_pool)
     return redis
 
 
@@ -49,8 +57,8 @@ def aconnect(url: str) -> AsyncRedis:
     return redis
 
 
-def _from_url(factory: Any, url: str) -> Any:
-    options: dict[str, Any] = {"socket_timeout": 15, "socket_connect_timeout": 5, "health_check_interval": 10}
+def _from_url(factory: Any, url: str, **options: Any) -> Any:
+    options |= {"socket_timeout": SILENT_S, "socket_connect_timeout": 5, "health_check_interval": 10}
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
     if url.startswith("rediss:") and "ssl_cert_reqs" not in url:
@@ -70,32 +78,51 @@ def run(redis: Redis, call: Call[T]) -> T:
         QueueUnavailableError: Redis cannot be reached, or refuses.
         VisionPipeError: What the call itself answers, such as ``QueueFullError``.
     """
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import RedisError
 
-    try:
+    spent: set[str] = set()
+    load = False
+    while True:
         try:
+            if load:
+                redis.script_load(call.script.text)
             answer = _pipeline(redis, call).execute()[-1]
-        except NoScriptError:
-            redis.script_load(call.script.text)
-            answer = _pipeline(redis, call).execute()[-1]
-    except RedisError as error:
-        raise refusal(error) from error
+            break
+        except RedisError as error:
+            load = _again(error, spent)
     return call.parse(answer)
 
 
 async def arun(redis: AsyncRedis, call: Call[T]) -> T:
     """Perform a call from asyncio; otherwise as ``run``."""
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import RedisError
 
-    try:
+    spent: set[str] = set()
+    load = False
+    while True:
         try:
+            if load:
+                await redis.script_load(call.script.text)
             answer = (await _pipeline(redis, call).execute())[-1]
-        except NoScriptError:
-            await redis.script_load(call.script.text)
-            answer = (await _pipeline(redis, call).execute())[-1]
-    except RedisError as error:
-        raise refusal(error) from error
+            break
+        except RedisError as error:
+            load = _again(error, spent)
     return call.parse(answer)
+
+
+def _again(error: Exception, spent: set[str]) -> bool:
+    """Allow one more try for each remedy, or raise; says whether the script must be loaded first."""
+    from redis.exceptions import ConnectionError as LostError
+    from redis.exceptions import NoScriptError
+    from redis.exceptions import TimeoutError as SilentError
+
+    # A connection may have died long before this call; every call may safely be made again.
+    remedies = {"script": (NoScriptError,), "connection": (LostError, SilentError)}
+    remedy = next((name for name, kind in remedies.items() if isinstance(error, kind) and name not in spent), None)
+    if remedy is None:
+        raise refusal(error) from error
+    spent.add(remedy)
+    return remedy == "script"
 
 
 def _pipeline(redis: Any, call: Call[Any]) -> Any:

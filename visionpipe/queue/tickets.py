@@ -62,9 +62,9 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
         task_create_missing_queues=True,
         # Without socket_timeout a black-holed connection leaves a worker deaf for ever.
         broker_transport_options={
-            "socket_timeout": 15,
+            "socket_timeout": 10,
             "socket_connect_timeout": 5,
-            "health_check_interval": 10,
+            "health_check_interval": 5,
             "priority_steps": [0],
             "body_encoding": "utf-8",
             "unacked_key": "vp:unacked",

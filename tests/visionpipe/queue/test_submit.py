@@ -10,7 +10,7 @@ from visionpipe.errors import (
     QueueFullError,
     QueueUnavailableError,
 )
-from visionpipe.queue import calls, keys, run
+from visionpipe.queue import aconnect, arun, calls, connect, keys, run
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import JobState, Lane
 from visionpipe.schemas.requests import ClassificationRequest
@@ -169,3 +169,32 @@ def test_leftover_items_of_a_vanished_record_do_not_join_a_new_job(queue):
     queue.redis.hset(keys.items("one"), "0", b"{}")
     queue.submit(1, job="one")
     assert queue.items("one") == []
+
+
+def test_a_call_survives_a_cut_connection_and_a_forgotten_script_at_once(queue):
+    job = queue.submit(1)
+    with redis_py.Redis.from_url(queue.settings.redis_url) as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+        other.script_flush()
+    assert queue.do(calls.cancel(job)) is JobState.CANCELLED
+
+
+async def test_asyncio_callers_are_served_alike(queue):
+    redis = aconnect(queue.settings.redis_url)
+    try:
+        assert (await arun(redis, queue.submission(job="one"))).created
+        queue.redis.script_flush()
+        queue.redis.client_kill_filter(_type="normal", skipme=True)
+        assert (await arun(redis, calls.read("one"))).total == 2
+        with pytest.raises(JobConflictError):
+            await arun(redis, queue.submission(3, job="one"))
+    finally:
+        await redis.aclose()
+
+
+def test_one_silent_connection_closes_the_idle_ones_of_every_pool(queue):
+    with connect(queue.settings.redis_url + "?socket_timeout=0.2") as silent, connect(queue.settings.redis_url) as idle:
+        before = idle.client_id()
+        with pytest.raises(redis_py.TimeoutError):
+            silent.blpop(["vp:never"], timeout=2)
+        assert idle.client_id() != before
