@@ -126,11 +126,11 @@ def _facts(entry: Entry) -> dict[str, Any]:
 
 def _table(entries: list[Entry]) -> Table:
     title = f"{len(entries)} {'model' if len(entries) == 1 else 'models'}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     # Only names may be folded: a figure cut short says nothing.
     table.add_column("name", overflow="fold")
     table.add_column("source", no_wrap=True)
-    for heading in ("input", "params M", "GFLOPs", "accuracy"):
+    for heading in ("input", "Mparams", "GFLOPs", "acc@1"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for entry in entries:
