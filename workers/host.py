@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import worker_ready
+from celery.signals import setup_logging, worker_ready
 from kombu.entity import Queue
 
 from models.catalog import Catalog, Entry
@@ -112,6 +112,8 @@ class Host:
         self._keeper.start()
         self._serve_http()
         vital("watchdog", self._watch).start()
+        # Whoever listens to this signal keeps Celery from setting everybody's log level to its own.
+        setup_logging.connect(lambda **_: None, weak=False)
         # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
         celery_worker = self._app.Worker(
             pool="threads",

@@ -69,6 +69,8 @@ class Keeper:
     def start(self) -> None:
         """Begin to renew and to sweep; nothing is announced yet."""
         self._thread.start()
+        if self._store.external:
+            threading.Thread(target=self._clean, name="janitor", daemon=True).start()
 
     def serve(self) -> None:
         """Announce the worker, now and from now on."""
@@ -90,7 +92,8 @@ class Keeper:
     def close(self) -> None:
         """End the thread."""
         self._closing.set()
-        self._thread.join(2 * LISTEN_S)
+        if self._thread.is_alive():
+            self._thread.join(2 * LISTEN_S)
 
     @property
     def serving(self) -> bool:
@@ -164,6 +167,12 @@ class Keeper:
         swept = run(self._redis, calls.sweep(self._settings))
         if any(swept):
             logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten", *swept)
-        if self._store.external:
-            for job in run(self._redis, calls.gc()):
-                self._store.delete_job(job)
+
+    def _clean(self) -> None:
+        """Delete ended jobs' pixels from an external store; apart from the leases, since a store may be slow."""
+        while not self._closing.wait(self._settings.sweep_s):
+            try:
+                for job in run(self._redis, calls.gc()):
+                    self._store.delete_job(job)
+            except (ServiceError, OSError) as error:
+                logger.warning("pixels of ended jobs were not deleted: %s", error)

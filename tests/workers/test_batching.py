@@ -1,0 +1,365 @@
+"""The batcher and the engine around it, on a real Redis."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from visionpipe.queue import calls, run
+from visionpipe.schemas.jobs import JobState, Lane
+from workers import batching
+
+RAISES, NOT_A_NUMBER, EXITS = 255, 254, 253
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def hold(rig: Any) -> str:
+    """Keep the device busy with one image until the gate opens."""
+    rig.watched.gate.clear()
+    job = rig.submit([1])
+    until(lambda: rig.watched.batches)
+    return str(job)
+
+
+def ready(rig: Any, number: int) -> None:
+    """Wait until so many images wait for the device."""
+    until(lambda: sum(map(len, rig.engine.batcher._ready.values())) == number)
+
+
+def test_a_lone_image_is_answered_without_waiting_for_company(rig: Any) -> None:
+    rig.answers(rig.submit([7]))
+    started = time.monotonic()
+    assert rig.answers(rig.submit([9])) == [9]
+    assert time.monotonic() - started < 0.5
+    assert [len(batch) for batch in rig.watched.batches] == [1, 1]
+
+
+def test_what_arrives_while_the_device_is_busy_shares_a_batch(rig: Any) -> None:
+    first = hold(rig)
+    jobs = [rig.submit([level]) for level in (10, 20, 30)]
+    ready(rig, 3)
+    rig.watched.gate.set()
+    assert [rig.answers(job) for job in (first, *jobs)] == [[1], [10], [20], [30]]
+    assert [len(batch) for batch in rig.watched.batches] == [1, 3]
+
+
+def test_interactive_overtakes_bulk_at_the_next_micro_batch(rig: Any) -> None:
+    bulk = rig.submit(list(range(100)), lane=Lane.BULK, accept=False)
+    hold(rig)
+    rig.engine.accept(bulk)
+    ready(rig, 100)
+    urgent = rig.submit([42])
+    ready(rig, 101)
+    rig.watched.gate.set()
+    assert rig.answers(urgent) == [42]
+    assert rig.answers(bulk) == list(range(100))
+    assert rig.watched.batches[1] == [(urgent, 0)]
+
+
+def test_inputs_of_different_shapes_never_share_a_batch(rig: Any) -> None:
+    hold(rig)
+    job = rig.submit([1, 2, 3, 4], sizes=[(4, 4), (5, 4), (4, 4), (5, 4)])
+    ready(rig, 4)
+    rig.watched.gate.set()
+    assert rig.answers(job) == [1, 2, 3, 4]
+    assert [sorted(index for _, index in batch) for batch in rig.watched.batches[1:]] in (
+        [[0, 2], [1, 3]],
+        [[1, 3], [0, 2]],
+    )
+
+
+def test_a_batch_holds_at_most_max_batch_images(make_rig: Any) -> None:
+    rig = make_rig(max_batch=3)
+    hold(rig)
+    job = rig.submit(list(range(7)))
+    ready(rig, 7)
+    rig.watched.gate.set()
+    assert rig.answers(job) == list(range(7))
+    assert [len(batch) for batch in rig.watched.batches[1:]] == [3, 3, 1]
+
+
+def test_a_batch_holds_at_most_so_many_values(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_BATCH_VALUES", 40)
+    hold(rig)
+    job = rig.submit([5, 6, 7])
+    ready(rig, 3)
+    rig.watched.gate.set()
+    assert rig.answers(job) == [5, 6, 7]
+    assert [len(batch) for batch in rig.watched.batches[1:]] == [2, 1]
+
+
+def test_decoded_images_wait_outside_when_enough_are_ready(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_READY_VALUES", 40)
+    hold(rig)
+    job = rig.submit(list(range(30)), lane=Lane.BULK)
+    ready(rig, 3)
+    time.sleep(0.1)
+    assert len(rig.engine.batcher._ready[Lane.BULK]) == 3
+    urgent = rig.submit([99])
+    rig.watched.gate.set()
+    assert rig.answers(urgent) == [99]
+    assert rig.answers(job) == list(range(30))
+
+
+@pytest.mark.parametrize("guilty", [RAISES, NOT_A_NUMBER, EXITS], ids=["raises", "not_a_number", "exits"])
+def test_of_a_failing_batch_only_the_guilty_image_errs(rig: Any, guilty: int) -> None:
+    hold(rig)
+    job = rig.submit([1, 2, 3, guilty, 5, 6, 7])
+    ready(rig, 7)
+    rig.watched.gate.set()
+    assert rig.answers(job) == [1, 2, 3, "internal_error", 5, 6, 7]
+    assert rig.envelope(job).record.state is JobState.DONE
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_the_size_remembered(rig: Any) -> None:
+    rig.watched.room = 4
+    hold(rig)
+    job = rig.submit(list(range(16)))
+    ready(rig, 16)
+    rig.watched.gate.set()
+    assert rig.answers(job) == list(range(16))
+    assert rig.engine.batcher.max_batch == 4
+    assert [len(batch) for batch in rig.watched.batches[1:]] == [16, 8, 4, 4, 8, 4, 4]
+    assert rig.answers(rig.submit(list(range(8)))) == list(range(8))
+    assert max(len(batch) for batch in rig.watched.batches[8:]) <= 4
+
+
+def test_an_image_for_which_the_memory_never_suffices_errs_alone(rig: Any) -> None:
+    rig.watched.room = 0
+    assert rig.answers(rig.submit([3])) == ["out_of_memory"]
+    rig.watched.room = 10
+    assert rig.answers(rig.submit([3])) == [3]
+
+
+def test_an_image_that_cannot_be_decoded_errs_alone(rig: Any) -> None:
+    job = rig.submit([1, 2, 3], accept=False)
+    rig.redis.set(f"vp:blob:{job}:1", b"\x89PNG" + bytes(rig.redis.strlen(f"vp:blob:{job}:1") - 4))
+    rig.engine.accept(job)
+    first, second, third = rig.answers(job)
+    assert (first, third) == (1, 3)
+    assert second in ("invalid_image", "unsupported_image")
+
+
+def test_pixels_that_are_gone_are_told_apart_from_broken_ones(rig: Any) -> None:
+    job = rig.submit([1, 2], accept=False)
+    rig.redis.delete(f"vp:blob:{job}:0")
+    rig.engine.accept(job)
+    assert rig.answers(job) == ["image_expired", 2]
+
+
+def test_a_ticket_for_a_job_that_is_not_queued_is_dropped(rig: Any) -> None:
+    job = rig.submit([1])
+    rig.engine.accept(job)
+    rig.engine.accept("no-such-job")
+    assert rig.answers(job) == [1]
+    assert len(rig.watched.batches) == 1
+    assert rig.window.held == 0
+
+
+def test_a_task_that_the_model_cannot_do_fails_the_job(rig: Any) -> None:
+    record = rig.ended(rig.submit([1], task="embedding")).record
+    assert record.state is JobState.FAILED
+    assert record.error.code == "unsupported_task"
+    assert "classification" in record.error.message
+
+
+def test_items_name_their_images_and_their_times(rig: Any) -> None:
+    text = rig.ended(rig.submit([1])).items[0].decode()
+    assert '"name":"n0"' in text
+    for stage in ("fetch_ms", "decode_ms", "preprocess_ms", "batch_wait_ms", "forward_ms", "postprocess_ms"):
+        assert f'"{stage}"' in text
+
+
+def test_suspects_run_alone_marked_and_in_order(rig: Any) -> None:
+    job = rig.submit([1, 2, 3], accept=False)
+    run(rig.redis, calls.claim(job, "dead", "t0", rig.hosted.info, rig.settings))
+    run(rig.redis, calls.expire_worker("dead", rig.settings))
+    rig.watched.gate.clear()
+    rig.engine.accept(job)
+    until(lambda: rig.watched.batches)
+    assert rig.redis.hget(f"vp:job:{job}", "mark") == b"0"
+    rig.watched.gate.set()
+    assert rig.answers(job) == [1, 2, 3]
+    assert rig.watched.batches == [[(job, 0)], [(job, 1)], [(job, 2)]]
+
+
+def test_long_suspects_are_marked_one_after_the_other(rig: Any) -> None:
+    job = rig.submit([5, 6], task="explanation", accept=False)
+    run(rig.redis, calls.claim(job, "dead", "t0", rig.hosted.info, rig.settings))
+    run(rig.redis, calls.expire_worker("dead", rig.settings))
+    rig.long.pause_s = 0.05
+    rig.engine.accept(job)
+    until(lambda: rig.long.trace)
+    assert rig.redis.hget(f"vp:job:{job}", "mark") == b"0"
+    assert rig.answers(job) == [5, 6]
+
+
+def test_long_work_reports_progress_but_does_not_flood_redis(rig: Any) -> None:
+    rig.long.pause_s = 0.01
+    job = rig.submit([120], task="explanation")
+    seen = set()
+    while not (record := rig.envelope(job).record).state.ended:
+        seen.add(record.progress.done if record.progress else 0)
+        time.sleep(0.005)
+    assert 2 <= len(seen) <= 12
+    assert rig.answers(job) == [120]
+
+
+def test_long_work_and_bulk_share_the_device(rig: Any) -> None:
+    hold(rig)
+    long = rig.submit([20], task="explanation", lane=Lane.BULK)
+    bulk = rig.submit(list(range(200)), lane=Lane.BULK)
+    ready(rig, 200)
+    rig.long.clock = lambda: len(rig.watched.batches)
+    rig.watched.gate.set()
+    assert rig.answers(bulk) == list(range(200))
+    assert rig.answers(long) == [20]
+    batches = len(rig.watched.batches)
+    assert batches == 1 + math.ceil(200 / 16)
+    assert sum(tick < batches for tick in rig.long.ticks) == batches // batching.LONG_EVERY[Lane.BULK]
+
+
+def test_interactive_work_waits_for_at_most_one_step_of_long_work(rig: Any) -> None:
+    rig.long.pause_s = 0.02
+    long = rig.submit([200], task="explanation")
+    until(lambda: rig.long.trace)
+    waits = []
+    for level in range(10):
+        started = time.monotonic()
+        assert rig.answers(rig.submit([level])) == [level]
+        waits.append(time.monotonic() - started)
+    assert sorted(waits)[5] < 0.2
+    assert not rig.envelope(long).record.state.ended
+    run(rig.redis, calls.cancel(long))
+    rig.engine.held()[0].stopped = JobState.CANCELLED
+
+
+def test_long_jobs_take_turns_and_a_few_are_under_way_at_once(rig: Any) -> None:
+    rig.watched.gate.clear()
+    rig.submit([1])
+    jobs = [rig.submit([10], task="explanation") for _ in range(6)]
+    until(lambda: len(rig.engine.batcher._long._waiting[Lane.INTERACTIVE]) == 6)
+    rig.watched.gate.set()
+    assert [rig.answers(job) for job in jobs] == [[10]] * 6
+    assert set(rig.long.trace[:4]) == set(jobs[:4])
+    longest = max(len(list(run_of)) for _, run_of in itertools.groupby(rig.long.trace[:40]))
+    assert longest == 1
+
+
+def test_a_cancelled_long_job_hands_over_its_best(rig: Any) -> None:
+    rig.keeper.start()
+    rig.long.pause_s = 0.01
+    job = rig.submit([250], task="explanation")
+    until(lambda: len(rig.long.trace) > 3)
+    run(rig.redis, calls.cancel(job))
+    envelope = rig.ended(job, 5)
+    assert envelope.record.state is JobState.DONE
+    assert b'"partial":true' in envelope.items[0]
+    assert len(rig.long.trace) < 200
+
+
+def test_a_long_job_past_its_deadline_hands_over_its_best(rig: Any) -> None:
+    rig.keeper.start()
+    rig.long.pause_s = 0.02
+    job = rig.submit([250], task="explanation", deadline_s=0.5)
+    envelope = rig.ended(job, 5)
+    assert b'"partial":true' in envelope.items[0]
+
+
+def test_long_work_that_has_not_begun_is_dropped_at_once_when_cancelled(rig: Any) -> None:
+    rig.keeper.start()
+    rig.long.pause_s = 0.02
+    jobs = [rig.submit([250], task="explanation") for _ in range(6)]
+    until(lambda: len(rig.long.trace) > 8)
+    run(rig.redis, calls.cancel(jobs[5]))
+    assert rig.ended(jobs[5], 3).record.state is JobState.CANCELLED
+    assert jobs[5] not in rig.long.trace
+    for job in jobs:
+        run(rig.redis, calls.cancel(job))
+
+
+def test_long_work_that_raises_errs_alone(rig: Any) -> None:
+    rig.long.pause_s = 0
+    bad, good = rig.submit([RAISES], task="explanation"), rig.submit([100], task="explanation")
+    assert rig.answers(bad) == ["internal_error"]
+    assert rig.answers(good) == [100]
+
+
+def test_long_work_counts_for_more_in_the_window(rig: Any) -> None:
+    rig.watched.gate.clear()
+    rig.submit([1])
+    for _ in range(2):
+        assert rig.window.is_open(Lane.BULK)
+        rig.submit([3], task="explanation", lane=Lane.BULK)
+    assert not rig.window.is_open(Lane.BULK)
+    assert rig.window.is_open(Lane.INTERACTIVE)
+    rig.watched.gate.set()
+    until(lambda: rig.window.held == 0 and rig.window.is_open(Lane.BULK))
+
+
+def test_a_device_step_that_brings_the_thread_down_ends_the_process(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    exits: list[int] = []
+    ended = threading.Event()
+
+    def exit_now(status: int) -> None:
+        exits.append(status)
+        ended.set()
+
+    monkeypatch.setattr("workers.threads.os._exit", exit_now)
+
+    def broken(batch: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(rig.watched, "forward", broken)
+    rig.submit([1])
+    assert ended.wait(5)
+    assert exits == [batching.HANG_EXIT]
+    rig.engine._held.clear()
+
+
+OUTCOMES = st.sampled_from([*range(0, 250, 7), RAISES, NOT_A_NUMBER])
+SIZES = st.sampled_from([(4, 4), (5, 3), (2, 2)])
+JOBS = st.lists(
+    st.tuples(st.lists(st.tuples(OUTCOMES, SIZES), min_size=1, max_size=9), st.sampled_from(list(Lane)), st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+@hypothesis.settings(
+    max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(jobs=JOBS, room=st.sampled_from([1, 3, 10_000]), data=st.data())
+def test_each_image_gets_its_own_answer_and_just_one(rig: Any, jobs: Any, room: int, data: Any) -> None:
+    rig.watched.room, rig.watched.batches, rig.engine.batcher.max_batch = room, [], 16
+    submitted = []
+    for images, lane, is_long in jobs:
+        levels, sizes = [level for level, _ in images], [size for _, size in images]
+        is_long = is_long and max(levels) < 100
+        task = "explanation" if is_long else "classification"
+        submitted.append((rig.submit(levels, sizes=sizes, lane=lane, task=task, accept=False), levels))
+    for job, _ in data.draw(st.permutations(submitted)):
+        rig.engine.accept(job)
+    for job, levels in submitted:
+        expected = [level if level < 250 else "internal_error" for level in levels]
+        assert rig.answers(job) == expected
+    until(lambda: rig.window.held == 0 and not rig.engine.held())
+    assert Counter(rig.engine.batcher._ready_values.values()) == {0: 2}
+    books = run(rig.redis, calls.accounts())["grey"]
+    assert books.open == 0

@@ -1,0 +1,180 @@
+"""The committer and the drain, on a Redis that may go away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from visionpipe.queue import calls, run
+from visionpipe.redis_server import RedisServer
+from visionpipe.schemas.jobs import JobState, Lane
+from visionpipe.settings import Settings
+
+
+def until(condition: Any, timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def take_over(rig: Any, job: str) -> None:
+    """Let another worker claim a job that this one still holds."""
+    run(rig.redis, calls.expire_worker("w1", rig.settings))
+    assert run(rig.redis, calls.claim(job, "w2", "t2", rig.hosted.info, rig.settings)) is not None
+
+
+def test_outcomes_wait_for_a_redis_that_went_away(make_rig: Any, redis_server: RedisServer, settings: Settings) -> None:
+    rig = make_rig(settings={"redis_url": redis_server.url})
+    rig.watched.gate.clear()
+    job = rig.submit([1, 2, 3])
+    until(lambda: rig.watched.batches)
+    redis_server.stop()
+    rig.watched.gate.set()
+    time.sleep(0.5)
+    assert rig.engine.held()
+    redis_server.start()
+    assert redis_server.wait_ready(20)
+    assert rig.answers(job) == [1, 2, 3]
+    until(lambda: not rig.engine.held())
+
+
+def test_outcomes_of_a_job_that_another_holds_are_thrown_away(rig: Any) -> None:
+    rig.watched.gate.clear()
+    job = rig.submit([1, 2])
+    until(lambda: rig.watched.batches)
+    take_over(rig, job)
+    rig.watched.gate.set()
+    until(lambda: not rig.engine.held())
+    assert rig.envelope(job).items == []
+    assert run(rig.redis, calls.commit(job, "t2", [(0, True, b"{}"), (1, True, b"{}")]))
+    assert rig.window.held == 0
+
+
+def test_a_job_that_comes_back_to_its_first_holder_is_done_once(rig: Any) -> None:
+    rig.watched.gate.clear()
+    job = rig.submit([5])
+    until(lambda: rig.watched.batches)
+    run(rig.redis, calls.expire_worker("w1", rig.settings))
+    rig.engine.accept(job)
+    older, newer = rig.engine.held()
+    assert older.lost
+    assert not newer.lost
+    rig.watched.gate.set()
+    assert rig.answers(job) == [5]
+    until(lambda: not rig.engine.held())
+    assert run(rig.redis, calls.accounts())["grey"].done == 1
+
+
+def test_finished_items_of_a_slow_job_are_committed_before_its_end(rig: Any) -> None:
+    rig.long.pause_s = 0.05
+    job = rig.submit([1, 200], task="explanation")
+    until(lambda: rig.envelope(job).record.finished == 1, 6)
+    assert not rig.envelope(job).record.state.ended
+    rig.engine.held()[0].stopped = JobState.CANCELLED
+
+
+def test_many_small_jobs_of_one_batch_share_a_round_trip(rig: Any) -> None:
+    rig.answers(rig.submit([0]))
+    rig.watched.gate.clear()
+    first = rig.submit([0])
+    until(lambda: len(rig.watched.batches) == 2)
+    jobs = [rig.submit([level]) for level in range(1, 16)]
+    until(lambda: len(rig.engine.batcher._ready[Lane.INTERACTIVE]) == 15)
+    before = rig.redis.info("stats")["total_reads_processed"]
+    rig.watched.gate.set()
+    until(lambda: not rig.engine.held())
+    reads = rig.redis.info("stats")["total_reads_processed"] - before
+    assert reads <= 6
+    assert [rig.answers(job) for job in (first, *jobs)] == [[level] for level in range(16)]
+
+
+def test_a_drain_finishes_what_is_held(rig: Any) -> None:
+    rig.watched.gate.clear()
+    jobs = [rig.submit(list(range(40)), lane=Lane.BULK), rig.submit([3], task="explanation")]
+    until(lambda: rig.watched.batches)
+    threading.Timer(0.2, rig.watched.gate.set).start()
+    rig.engine.drain(10)
+    assert [rig.envelope(job).record.state for job in jobs] == [JobState.DONE, JobState.DONE]
+
+
+def test_a_drain_hands_back_what_it_cannot_finish_and_counts_no_attempt(rig: Any) -> None:
+    rig.long.pause_s = 0.02
+    begun = rig.submit([250], task="explanation")
+    waiting = [rig.submit([250], task="explanation") for _ in range(5)]
+    done_in_part = rig.submit([2, 250], task="explanation")
+    until(lambda: rig.long.trace)
+    started = time.monotonic()
+    rig.engine.drain(0.5)
+    assert time.monotonic() - started < 5
+    for job in (begun, *waiting, done_in_part):
+        record = rig.envelope(job).record
+        assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    assert rig.redis.llen("vp:grey:interactive") >= 7
+
+
+def test_a_drain_with_a_stuck_device_hands_back_what_is_done(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.engine.HAND_BACK_S", 0.3)
+    job = rig.submit([1, 2, 3], sizes=[(4, 4), (4, 4), (5, 5)], accept=False)
+    rig.engine.accept(job)
+    until(lambda: rig.envelope(job).record.state.ended)
+    rig.watched.gate.clear()
+    stuck = rig.submit([9])
+    until(lambda: len(rig.watched.batches) >= 3 or rig.watched.batches[-1] == [(stuck, 0)])
+    rig.engine.drain(0.1)
+    assert rig.envelope(stuck).record.state is JobState.QUEUED
+    rig.watched.gate.set()
+    rig.engine._held.clear()
+
+
+def test_a_hurried_drain_hands_back_at_once(rig: Any) -> None:
+    rig.long.pause_s = 0.02
+    job = rig.submit([250], task="explanation")
+    until(lambda: rig.long.trace)
+    hurry = threading.Event()
+    hurry.set()
+    started = time.monotonic()
+    rig.engine.drain(60, hurry)
+    assert time.monotonic() - started < 5
+    assert rig.envelope(job).record.state is JobState.QUEUED
+
+
+def test_a_drain_without_redis_ends_all_the_same(
+    make_rig: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.committer.HAND_BACK_TRY_S", 0.3)
+    monkeypatch.setattr("workers.engine.HAND_BACK_S", 0.3)
+    rig = make_rig(settings={"redis_url": redis_server.url})
+    rig.long.pause_s = 0.02
+    rig.submit([250], task="explanation")
+    until(lambda: rig.long.trace)
+    redis_server.stop()
+    started = time.monotonic()
+    rig.engine.drain(0.1)
+    assert time.monotonic() - started < 10
+    rig.engine._held.clear()
+
+
+def test_a_blob_is_read_again_after_redis_was_away(make_rig: Any, redis_server: RedisServer) -> None:
+    rig = make_rig(settings={"redis_url": redis_server.url, "lease_s": 30, "decode_threads": 1})
+    held_up = threading.Event()
+    fetch = rig.engine._parts.fetcher.fetch
+
+    def slow_fetch(ref: Any) -> bytes:
+        held_up.wait(10)
+        data: bytes = fetch(ref)
+        return data
+
+    rig.engine._parts.fetcher.fetch = slow_fetch
+    job = rig.submit([1, 2])
+    rig.redis.bgrewriteaof()
+    time.sleep(1.2)
+    redis_server.stop()
+    held_up.set()
+    time.sleep(0.3)
+    redis_server.start()
+    assert redis_server.wait_ready(20)
+    assert rig.answers(job) == [1, 2]

@@ -1,0 +1,69 @@
+"""Calls that outlast an absence of Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from visionpipe.errors import InvalidImageError, QueueFullError, QueueUnavailableError, ServiceError
+from visionpipe.queue import calls, connect
+from workers.persist import persist, run_all
+
+
+def failing(times: int, error: Exception) -> Callable[[], str]:
+    left = [error] * times
+
+    def attempt() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    return attempt
+
+
+@pytest.mark.parametrize("error", [QueueUnavailableError("away"), QueueFullError("no memory")], ids=["away", "full"])
+def test_a_refusal_is_tried_again(error: ServiceError) -> None:
+    assert persist(failing(2, error), give_up_s=5) == "done"
+
+
+def test_after_some_time_it_gives_up() -> None:
+    started = time.monotonic()
+    with pytest.raises(QueueUnavailableError):
+        persist(failing(99, QueueUnavailableError("away")), give_up_s=0.5)
+    assert time.monotonic() - started < 0.6
+
+
+def test_what_nobody_wants_any_more_is_not_tried_again() -> None:
+    started = time.monotonic()
+    with pytest.raises(QueueUnavailableError):
+        persist(failing(99, QueueUnavailableError("away")), give_up_s=60, stop=lambda: True)
+    assert time.monotonic() - started < 0.1
+
+
+def test_any_other_error_passes_at_once() -> None:
+    with pytest.raises(InvalidImageError):
+        persist(failing(1, InvalidImageError("broken")), give_up_s=60)
+
+
+def test_many_calls_share_a_round_trip_and_load_their_script_when_redis_forgot_it(redis_url: str) -> None:
+    redis = connect(redis_url)
+    wanted = [calls.commit(f"job{i}", "t", []) for i in range(5)]
+    assert run_all(redis, wanted) == [False] * 5
+    redis.script_flush()
+    assert run_all(redis, wanted) == [False] * 5
+
+
+def test_one_refused_call_does_not_take_the_others_with_it(redis_url: str) -> None:
+    redis = connect(redis_url)
+    redis.set("vp:job:broken", b"no hash")
+    wanted = [calls.commit(job, "t", []) for job in ("a", "broken", "b")]
+    run_all(redis, wanted[:1])
+    assert run_all(redis, wanted) == [False, None, False]
+
+
+def test_without_redis_there_is_one_kind_of_error() -> None:
+    redis = connect("unix:///nowhere/at/all.sock")
+    with pytest.raises(QueueUnavailableError):
+        run_all(redis, [calls.commit("a", "t", []), calls.commit("b", "t", [])])

@@ -1,0 +1,95 @@
+"""The worker's window and the order of lists it gives to kombu."""
+
+from __future__ import annotations
+
+import time
+
+from visionpipe.queue import keys
+from visionpipe.schemas.jobs import Lane
+from workers.window import MIN_INTERACTIVE, LaneOrder, Window
+
+NAMES = [keys.lane_list(target, lane) for target in ("m", "m@0123456789ab") for lane in (Lane.BULK, Lane.INTERACTIVE)]
+
+
+def order(window: Window) -> LaneOrder:
+    made = LaneOrder(window)
+    made.update(NAMES)
+    return made
+
+
+def test_interactive_lists_come_first() -> None:
+    assert order(Window(8)).consume(4) == [
+        "vp:m:interactive", "vp:m@0123456789ab:interactive", "vp:m:bulk", "vp:m@0123456789ab:bulk",
+    ]  # fmt: skip
+
+
+def test_pinned_and_unpinned_lists_of_a_lane_take_turns() -> None:
+    lists = order(Window(8))
+    lists.rotate("vp:m:bulk")
+    assert lists.consume(4)[2:] == ["vp:m@0123456789ab:bulk", "vp:m:bulk"]
+    lists.rotate("vp:m@0123456789ab:bulk")
+    assert lists.consume(4)[2:] == ["vp:m:bulk", "vp:m@0123456789ab:bulk"]
+    assert lists.consume(4)[0] == "vp:m:interactive"
+
+
+def test_a_full_bulk_window_leaves_only_interactive_lists() -> None:
+    window = Window(8)
+    window.add(Lane.BULK, 16)
+    assert order(window).consume(4) == ["vp:m:interactive", "vp:m@0123456789ab:interactive"]
+    window.remove(Lane.BULK, 1, done=True)
+    assert len(order(window).consume(4)) == 4
+
+
+def test_with_everything_full_there_is_nothing_to_pop() -> None:
+    window = Window(8)
+    window.add(Lane.BULK, 16)
+    window.add(Lane.INTERACTIVE, MIN_INTERACTIVE)
+    assert order(window).consume(4) == []
+
+
+def test_the_window_is_two_seconds_of_the_measured_rate() -> None:
+    window = Window(2)
+    window.add(Lane.BULK, 1000)
+    time.sleep(0.1)
+    window.remove(Lane.BULK, 100, done=True)
+    assert window.rate is not None
+    assert 300 < window.rate <= 1000
+    window.remove(Lane.BULK, 900 - round(1.8 * window.rate), done=False)
+    assert window.is_open(Lane.BULK)
+    window.add(Lane.BULK, round(0.4 * window.rate))
+    assert not window.is_open(Lane.BULK)
+
+
+def test_the_first_window_follows_what_the_warm_up_saw() -> None:
+    window = Window(4, 100.0)
+    window.add(Lane.BULK, 199)
+    assert window.is_open(Lane.BULK)
+    window.add(Lane.BULK, 1)
+    assert not window.is_open(Lane.BULK)
+
+
+def test_dropped_images_leave_the_window_but_not_the_rate() -> None:
+    window = Window(4)
+    window.add(Lane.BULK, 10)
+    window.remove(Lane.BULK, 10, done=False)
+    assert (window.held, window.rate, window.done_items) == (0, None, 0)
+
+
+def test_idle_time_does_not_count_in_the_rate() -> None:
+    window = Window(4)
+    for _ in range(2):
+        window.add(Lane.BULK, 10)
+        time.sleep(0.02)
+        window.remove(Lane.BULK, 10, done=True)
+        time.sleep(0.2)
+    assert window.rate is not None
+    assert window.rate > 150
+
+
+def test_weight_fills_the_window_and_leaves_it_again() -> None:
+    window = Window(8)
+    window.add(Lane.BULK, 2, weight=8)
+    assert window.held == 2
+    assert not window.is_open(Lane.BULK)
+    window.remove(Lane.BULK, 2, weight=8, done=True)
+    assert window.is_open(Lane.BULK)
