@@ -65,6 +65,16 @@ class VisionPipeError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request may succeed later, unchanged."""
 
+    def __init_subclass__(
+        cls, *, code: str, http_status: int | None = None, retryable: bool | None = None, **rest: Any
+    ) -> None:
+        super().__init_subclass__(**rest)
+        cls.code = code
+        if http_status is not None:
+            cls.http_status = http_status
+        if retryable is not None:
+            cls.retryable = retryable
+
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
@@ -74,270 +84,160 @@ class VisionPipeError(Exception):
         return f"{type(self).__name__}({self.message!r})"
 
 
-class RequestError(VisionPipeError):
+class RequestError(VisionPipeError, code="request_error", http_status=400):
     """The request is at fault; mend it and send it again."""
 
-    code = "request_error"
-    http_status = 400
 
-
-class InvalidRequestError(RequestError):
+class InvalidRequestError(RequestError, code="invalid_request", http_status=422):
     """The request does not fit its schema."""
 
-    code = "invalid_request"
-    http_status = 422
 
-
-class UnknownTaskError(RequestError):
+class UnknownTaskError(RequestError, code="unknown_task", http_status=404):
     """No task has that name."""
 
-    code = "unknown_task"
-    http_status = 404
 
-
-class UnsupportedTaskError(RequestError):
+class UnsupportedTaskError(RequestError, code="unsupported_task"):
     """The task exists, but the model asked for cannot do it."""
 
-    code = "unsupported_task"
 
-
-class UnknownModelError(RequestError):
+class UnknownModelError(RequestError, code="unknown_model", http_status=404):
     """No card has that name, or the pinned digest is not the one hosted."""
 
-    code = "unknown_model"
-    http_status = 404
 
-
-class UnknownJobError(RequestError):
+class UnknownJobError(RequestError, code="unknown_job", http_status=404):
     """No job has that id: it never existed, or its record has expired."""
 
-    code = "unknown_job"
-    http_status = 404
 
-
-class JobConflictError(RequestError):
+class JobConflictError(RequestError, code="job_conflict", http_status=409):
     """The job id is taken by a different request."""
 
-    code = "job_conflict"
-    http_status = 409
 
-
-class RunConflictError(RequestError):
+class RunConflictError(RequestError, code="run_conflict", http_status=409):
     """The output folder holds a run of another folder, task, model or options."""
 
-    code = "run_conflict"
-    http_status = 409
 
-
-class RunLockedError(RequestError):
+class RunLockedError(RequestError, code="run_locked", http_status=409):
     """Another process is writing to the output folder."""
 
-    code = "run_locked"
-    http_status = 409
 
-
-class ImageError(RequestError):
+class ImageError(RequestError, code="image_error", http_status=422):
     """One image is at fault; its neighbours in the job are not."""
 
-    code = "image_error"
-    http_status = 422
 
-
-class InvalidImageError(ImageError):
+class InvalidImageError(ImageError, code="invalid_image"):
     """The bytes are not a whole, readable image."""
 
-    code = "invalid_image"
 
-
-class UnsupportedImageError(InvalidImageError):
+class UnsupportedImageError(InvalidImageError, code="unsupported_image", http_status=415):
     """The bytes are of a format that is not decoded here."""
 
-    code = "unsupported_image"
-    http_status = 415
 
-
-class ImageTooLargeError(InvalidImageError):
+class ImageTooLargeError(InvalidImageError, code="image_too_large", http_status=413):
     """The image has more bytes or pixels than the limit."""
 
-    code = "image_too_large"
-    http_status = 413
 
-
-class ImageNotFoundError(ImageError):
+class ImageNotFoundError(ImageError, code="image_not_found", http_status=404):
     """The file, or the stored upload, is not there or cannot be opened."""
 
-    code = "image_not_found"
-    http_status = 404
 
-
-class ImageChangedError(ImageError):
+class ImageChangedError(ImageError, code="image_changed", http_status=409):
     """The file is no longer the one that was submitted (size or mtime differ)."""
 
-    code = "image_changed"
-    http_status = 409
 
-
-class ImageExpiredError(ImageError):
+class ImageExpiredError(ImageError, code="image_expired", http_status=410, retryable=True):
     """The stored pixels outlived their time before a worker came for them."""
 
-    code = "image_expired"
-    http_status = 410
-    retryable = True
 
-
-class UnknownMediaRootError(ImageError):
+class UnknownMediaRootError(ImageError, code="unknown_media_root"):
     """The reference names a media root that the worker does not mount, or leaves it."""
 
-    code = "unknown_media_root"
 
-
-class UrlRefusedError(ImageError):
+class UrlRefusedError(ImageError, code="url_refused", http_status=403):
     """The URL points somewhere a worker must not go."""
 
-    code = "url_refused"
-    http_status = 403
 
-
-class UrlFetchError(ImageError):
+class UrlFetchError(ImageError, code="url_fetch_failed", http_status=502, retryable=True):
     """The URL could not be fetched."""
 
-    code = "url_fetch_failed"
-    http_status = 502
-    retryable = True
 
-
-class JobError(VisionPipeError):
+class JobError(VisionPipeError, code="job_error"):
     """How a job, or one item of it, ended."""
 
-    code = "job_error"
 
-
-class DeadlineExceededError(JobError):
+class DeadlineExceededError(JobError, code="deadline_exceeded", http_status=504):
     """The job's deadline passed before this item had an outcome."""
 
-    code = "deadline_exceeded"
-    http_status = 504
 
-
-class CancelledError(JobError):
+class CancelledError(JobError, code="cancelled", http_status=409):
     """The job was cancelled before this item had an outcome."""
 
-    code = "cancelled"
-    http_status = 409
 
-
-class PoisonError(JobError):
+class PoisonError(JobError, code="poison", http_status=422):
     """The image was being worked on each time its worker died."""
 
-    code = "poison"
-    http_status = 422
 
-
-class WorkerLostError(JobError):
+class WorkerLostError(JobError, code="worker_lost", http_status=503, retryable=True):
     """The worker died and the job could not be given to another."""
 
-    code = "worker_lost"
-    http_status = 503
-    retryable = True
 
-
-class OutOfMemoryError(JobError):
+class OutOfMemoryError(JobError, code="out_of_memory", http_status=507):
     """The device ran out of memory on this image alone."""
 
-    code = "out_of_memory"
-    http_status = 507
 
-
-class InternalError(JobError):
+class InternalError(JobError, code="internal_error"):
     """A fault of ours; the traceback is in the worker's log under ``reference``."""
 
-    code = "internal_error"
 
-
-class ArtifactExpiredError(JobError):
+class ArtifactExpiredError(JobError, code="artifact_expired", http_status=410):
     """The result or artifact outlived its time in the store."""
 
-    code = "artifact_expired"
-    http_status = 410
 
-
-class ResultTimeoutError(JobError):
+class ResultTimeoutError(JobError, code="result_timeout", http_status=504, retryable=True):
     """The job had not ended when the caller's patience did; it goes on."""
 
-    code = "result_timeout"
-    http_status = 504
-    retryable = True
 
-
-class ServiceError(VisionPipeError):
+class ServiceError(VisionPipeError, code="service_error", http_status=503):
     """The service, not the request, is at fault."""
 
-    code = "service_error"
-    http_status = 503
 
-
-class NoWorkerError(ServiceError):
+class NoWorkerError(ServiceError, code="no_worker", retryable=True):
     """No live worker serves the model."""
 
-    code = "no_worker"
-    retryable = True
 
-
-class QueueFullError(ServiceError):
+class QueueFullError(ServiceError, code="queue_full", http_status=429, retryable=True):
     """The queue is at its bound; ``details['retry_after_s']`` says when to try again."""
 
-    code = "queue_full"
-    http_status = 429
-    retryable = True
 
-
-class QueueUnavailableError(ServiceError):
+class QueueUnavailableError(ServiceError, code="queue_unavailable", retryable=True):
     """Redis cannot be reached."""
 
-    code = "queue_unavailable"
-    retryable = True
 
-
-class EmbeddedRedisError(ServiceError):
+class EmbeddedRedisError(ServiceError, code="embedded_redis"):
     """The embedded Redis could not be found or started."""
 
-    code = "embedded_redis"
 
-
-class SettingsError(ServiceError):
+class SettingsError(ServiceError, code="invalid_settings"):
     """A setting has a value it must not have."""
 
-    code = "invalid_settings"
 
-
-class ModelLoadError(ServiceError):
+class ModelLoadError(ServiceError, code="model_load_failed"):
     """A model's card, code or weights cannot be loaded."""
 
-    code = "model_load_failed"
 
-
-class LedgerError(ServiceError):
+class LedgerError(ServiceError, code="ledger_failed"):
     """The ledger of a folder run cannot be read or written."""
 
-    code = "ledger_failed"
 
-
-class WorkerStartError(ServiceError):
+class WorkerStartError(ServiceError, code="worker_start_failed"):
     """A worker process ended, or took too long, before it was ready; the message has its last words."""
 
-    code = "worker_start_failed"
 
-
-class NameClashError(ServiceError):
+class NameClashError(ServiceError, code="name_clash"):
     """``workers`` or ``models`` resolves to somebody else's package."""
 
-    code = "name_clash"
 
-
-class MissingExtraError(ServiceError):
+class MissingExtraError(ServiceError, code="missing_extra"):
     """An optional package is needed here and not installed; the message names the extra that brings it."""
-
-    code = "missing_extra"
 
 
 def _tree(root: type[VisionPipeError]) -> Iterator[type[VisionPipeError]]:
