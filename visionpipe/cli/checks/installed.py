@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from visionpipe.cli.checks.base import Check
 from visionpipe.cli.guard import check_names
@@ -17,8 +18,6 @@ def python() -> Check:
 
 def packages() -> Check:
     """Whether what we need is installed, in versions that work."""
-    from importlib.metadata import PackageNotFoundError, requires, version
-
     from packaging.requirements import Requirement
 
     found, wrong = [f"visionpipe {version('visionpipe')}"], []
