@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
 from visionpipe.media import MediaRoots
 from visionpipe.runs.ledger import Ledger
+from visionpipe.runs.names import real_path
 from visionpipe.runs.outcomes import outcomes
 from visionpipe.runs.prepare import Prepared, prepare
 from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
@@ -75,6 +76,12 @@ class Loop:
         self.counts = self.ledger.counts()
         self._options = self.spec.request_options()
         self._roots = MediaRoots(self.settings.media_roots)
+        folder = self.spec.folder_bytes + b"/"
+        self._homes = {
+            name
+            for name, root in self.settings.media_roots.items()
+            if folder.startswith(real_path(root.expanduser()) + b"/")
+        }
         self._began_s = time.monotonic()
 
     async def run(self) -> None:
@@ -107,7 +114,7 @@ class Loop:
     async def _fill(self) -> bool:
         """Cut chunks until the window is full; false when nothing is left to wait for."""
         while len(self._flying) < self.sizer.window:
-            max_bytes = SHARED_BYTES if self._shared() else UPLOAD_BYTES
+            max_bytes = SHARED_BYTES if self._homes & self._shared() else UPLOAD_BYTES
             chunk = self.ledger.cut(self.sizer.next_size(self.counts.pending), max_bytes)
             if chunk is None:
                 break
