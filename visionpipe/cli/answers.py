@@ -120,7 +120,8 @@ def _with_bars(rows: list[dict[str, str]]) -> Table:
 
 def _timings(timings: ItemTimings) -> str:
     parts = [f"{name.replace('_', ' ')} {spent:.1f}" for name, spent in _spent(timings).items() if spent >= 0.05]
-    return f"{_ms(timings)} ms: {', '.join(parts)}; in a batch of {timings.batch}"
+    shared = f"; in a batch of {timings.batch}" if timings.batch > 1 else ""
+    return f"{_ms(timings)} ms: {', '.join(parts)}{shared}"
 
 
 def _ms(timings: ItemTimings | None) -> str:

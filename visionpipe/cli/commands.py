@@ -86,7 +86,7 @@ class Commands(Mapping[str, Any]):
         try:
             if entry.module is None:
                 return _as_command(self._plugins[name].load(), name)
-            app = typer.Typer(add_completion=False)
+            app = typer.Typer()
             import_module(entry.module).register(app)
             return _as_command(app, name)
         except ModuleNotFoundError as error:
@@ -108,7 +108,8 @@ def missing_extra(error: ModuleNotFoundError, command: str) -> MissingExtraError
 
 
 def _as_command(app: typer.Typer, name: str) -> Any:
-    outer = typer.Typer(add_completion=False)
+    # Markdown, so that the paragraphs of docstrings flow.
+    outer = typer.Typer(add_completion=False, rich_markup_mode="markdown")
     if app.registered_commands and len(app.registered_commands) == 1 and not app.registered_callback:
         outer.registered_commands.extend(app.registered_commands)
         command: Any = typer.main.get_command(outer)

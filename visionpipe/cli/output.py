@@ -62,7 +62,8 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
 def table_of(rows: Sequence[Mapping[str, str]]) -> Table:
     """Show rows that share their keys; numbers stand on the right, and columns without any value are left out."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    numeric = [name for name in columns if all(_is_number(row[name]) for row in rows if row[name])]
+    # A label such as "7" is a name.
+    numeric = [name for name in columns if name != "class" and all(_is_number(row[name]) for row in rows if row[name])]
     made = table(*columns, right=numeric)
     for row in rows:
         made.add_row(*(escape(row[name]) for name in columns))
@@ -80,6 +81,11 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number of things."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def size(num_bytes: float) -> str:

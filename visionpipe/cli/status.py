@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -11,9 +12,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from visionpipe.cli.output import duration, out, size, table, write_json
+from visionpipe.cli.output import count, duration, out, size, table, write_json
 from visionpipe.cli.redis_at import RedisAt, connected, find_redis
 from visionpipe.errors import NoWorkerError
+from visionpipe.schemas.jobs import Lane
 from visionpipe.settings import load_settings
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
     from visionpipe.queue import Accounts, QueueStatus
     from visionpipe.schemas.jobs import WorkerRecord
+
+
+SILENT_S = 10.0
+"""A worker that was not heard of for so long is shown as silent."""
+RIGHT = ("images/s", "held", "done", "memory", "up")
 
 
 class Snapshot(NamedTuple):
@@ -91,7 +98,7 @@ def _check_ready(seen: Snapshot, model: str, as_json: bool) -> None:
     if as_json:
         write_json({"ready": True, "workers": [record.worker for record in serving]})
     else:
-        out().print(f"[green]ready[/]  {len(serving)} worker{'s' if len(serving) > 1 else ''} for {escape(model)}")
+        out().print(f"[green]ready[/]  {count(len(serving), 'worker')} for {escape(model)}")
 
 
 def _watch(place: RedisAt, redis: Redis) -> None:
@@ -117,7 +124,7 @@ def _view(seen: Snapshot) -> Group:
     waiting = [queue.oldest_wait_s for queue in seen.queues if queue.oldest_wait_s is not None]
     oldest = f", the oldest job for {duration(max(waiting))}" if waiting else ""
     queued = sum(queue.queued_items for queue in seen.queues)
-    head = f"{seen.redis.label}: {len(seen.workers)} workers, {queued} images waiting{oldest}"
+    head = f"{seen.redis.label}: {count(len(seen.workers), 'worker')}, {count(queued, 'image')} waiting{oldest}"
     parts = [Text(head, style="bold"), Text(), _workers(seen)]
     busy = [queue for queue in seen.queues if queue.queued_jobs or queue.running_items]
     if busy:
@@ -130,24 +137,30 @@ def _view(seen: Snapshot) -> Group:
 def _workers(seen: Snapshot) -> Any:
     if not seen.workers:
         return Text("No workers. Start one with: visionpipe worker MODEL", style="yellow")
-    columns = ("model", "worker", "state", "device", "precision", "lanes", "images/s", "held", "done", "memory", "up")
-    made = table(*columns, right=("images/s", "held", "done", "memory", "up"))
+    # Twelve digits for each model would not fit a terminal of 100 columns, and rarely tell anything.
+    digests = Counter(model for model, _ in {(record.model, record.digest) for record in seen.workers})
+    some_lanes = any(len(record.lanes) < len(Lane) for record in seen.workers)
+    rows = []
     for record in seen.workers:
-        late = seen.now - record.beat_at > 10
+        late = seen.now - record.beat_at > SILENT_S
         colour = "red" if late else "green" if record.state == "ready" else "yellow"
-        made.add_row(
-            f"{record.model}[dim]@{record.digest}[/]",
-            record.worker,
-            f"[{colour}]{'silent' if late else record.state}[/]",
-            record.device,
-            record.precision,
-            " ".join(record.lanes),
-            "" if record.rate is None else f"{record.rate:.1f}",
-            str(record.held_items),
-            str(record.done_items),
-            size(record.rss_bytes),
-            duration(seen.now - record.started_at),
+        rows.append(
+            {
+                "model": f"{record.model}@{record.digest}" if digests[record.model] > 1 else record.model,
+                "worker": record.worker,
+                "state": f"[{colour}]{'silent' if late else record.state}[/]",
+                "on": f"{record.device} {record.precision}",
+                "lanes": " ".join(record.lanes) if some_lanes else "",
+                "images/s": "" if record.rate is None else f"{record.rate:.1f}",
+                "held": str(record.held_items),
+                "done": str(record.done_items),
+                "memory": size(record.rss_bytes),
+                "up": duration(seen.now - record.started_at),
+            }
         )
+    made = table(*(name for name in rows[0] if name != "lanes" or some_lanes), right=RIGHT)
+    for row in rows:
+        made.add_row(*(row[str(column.header)] for column in made.columns))
     return made
 
 

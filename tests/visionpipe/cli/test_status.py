@@ -35,7 +35,7 @@ def three_waiting(settings: Settings, fake_worker) -> None:
 def test_it_shows_workers_queues_and_accounts(settings, three_waiting):
     told = status(settings)
     assert told.exit_code == 0
-    for part in ("1 workers, 3 images waiting, the oldest job for 0", "fake-1", "bulk", "submitted"):
+    for part in ("1 worker, 3 images waiting, the oldest job for 0", "fake-1", "bulk", "submitted"):
         assert part in told.stdout, told.stdout
 
 
@@ -85,3 +85,16 @@ def test_an_embedded_redis_that_runs_is_found(tmp_path):
     with embedded_redis(settings) as url:
         assert running_embedded(settings) == url
         assert find_redis(settings) == RedisAt(url, embedded=True)
+
+
+def test_two_versions_of_a_model_are_told_apart(settings, fake_worker):
+    with connect(str(settings.redis_url)) as redis:
+        (record,) = run(redis, calls.workers())
+        other = record.model_copy(
+            update={"worker": "fake-2", "digest": "1" * 12, "lanes": [Lane.BULK], "state": "draining"}
+        )
+        assert "@000000000000" not in status(settings).stdout
+        run(redis, calls.announce(other, settings.model_copy(update={"renew_s": 100})))
+    told = status(settings).stdout
+    for part in ("2 workers", "lenet-digits@000000000000", "lenet-digits@111111111111", "draining", "interactive bulk"):
+        assert part in told, told
