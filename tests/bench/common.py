@@ -1,0 +1,178 @@
+"""What every measurement needs: a Redis, a worker process, models, pictures, a table."""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visionpipe.queue import calls, connect, run
+from visionpipe.redis_server import RedisServer, find_server
+from visionpipe.schemas.images import BlobImage, ImageRef, MediaImage
+from visionpipe.schemas.jobs import Lane
+from visionpipe.settings import Settings
+from visionpipe.tasks import build_request
+
+RESNET = """
+name = "resnet18-generated"
+tasks = ["classification"]
+network = "net:make"
+licence = "Apache-2.0"
+[preprocess]
+resize = 256
+crop = 224
+[serving]
+max_batch = 16
+[provenance]
+origin = "weights generated from a seed, for measuring only"
+"""
+RESNET_NETWORK = """
+import torch
+import torchvision
+
+def make():
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None)
+"""
+
+
+def write_resnet(folder: Path) -> None:
+    """Write a user model: resnet18 with weights from a seed."""
+    (folder / "resnet18-generated").mkdir()
+    (folder / "resnet18-generated" / "card.toml").write_text(RESNET)
+    (folder / "resnet18-generated" / "net.py").write_text(RESNET_NETWORK)
+
+
+def pictures(model: str, number: int) -> list[bytes]:
+    """Make encoded pictures: 28x28 PNG digits' size for lenet-digits, else JPEGs of about 640x480 with grain."""
+    random, made = np.random.default_rng(0), []
+    for index in range(min(number, 64)):
+        stream = io.BytesIO()
+        if model == "lenet-digits":
+            Image.fromarray(random.integers(0, 255, (28, 28), dtype=np.uint8)).save(stream, "PNG")
+        else:
+            coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+            coarse.resize((640 - index, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+        made.append(stream.getvalue())
+    return [made[index % len(made)] for index in range(number)]
+
+
+@dataclass
+class Stack:
+    """A Redis, and a worker process that is ready."""
+
+    model: str
+    redis: Any
+    settings: Settings
+    process: subprocess.Popen[bytes]
+    root: Path
+    sent: list[str] = field(default_factory=list)
+
+    def submit(self, refs: Sequence[ImageRef], payloads: dict[str, bytes], lane: Lane, job: str) -> str:
+        """Submit one job."""
+        request = build_request("classification", model=self.model, images=list(refs))
+        wanted = calls.submit(request, job=job, lane=lane, client="bench", settings=self.settings, payloads=payloads)
+        run(self.redis, wanted)
+        return job
+
+    def submit_blobs(self, images: Sequence[bytes], lane: Lane) -> str:
+        """Submit one job whose pixels lie in Redis."""
+        job = uuid.uuid4().hex[:12]
+        payloads = {f"blob:{job}:{i}": data for i, data in enumerate(images)}
+        return self.submit(
+            [BlobImage(key=key, size_bytes=len(data)) for key, data in payloads.items()], payloads, lane, job
+        )
+
+    def submit_files(self, paths: Sequence[Path], lane: Lane) -> str:
+        """Submit one job whose pixels lie in the worker's media root."""
+        refs: list[ImageRef] = []
+        for path in paths:
+            status = path.stat()
+            refs.append(
+                MediaImage(
+                    root="bench",
+                    path=str(path.relative_to(self.root)),
+                    size_bytes=status.st_size,
+                    mtime_ns=status.st_mtime_ns,
+                )
+            )
+        return self.submit(refs, {}, lane, uuid.uuid4().hex[:12])
+
+    def ended(self, job: str) -> bool:
+        """Whether a job has ended."""
+        record = run(self.redis, calls.read(job))
+        return record is not None and record.state.ended
+
+    def wait(self, job: str, *, every_s: float = 0.001) -> None:
+        """Wait for a job's end."""
+        while not self.ended(job):
+            if self.process.poll() is not None:
+                raise RuntimeError("the worker ended")
+            time.sleep(every_s)
+
+    def rss_mb(self) -> float:
+        """The worker's resident memory."""
+        import psutil
+
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+
+
+@contextmanager
+def stack(model: str, *arguments: str) -> Iterator[Stack]:
+    """Start a private Redis and one worker; yields when it is ready."""
+    with tempfile.TemporaryDirectory(prefix="vpb") as name:
+        folder = Path(name)
+        for part in ("models", "media"):
+            (folder / part).mkdir()
+        write_resnet(folder / "models")
+        server = RedisServer(find_server(), folder / "s.sock", folder, options=("--appendonly", "no"))
+        server.start()
+        if not server.wait_ready(20):
+            raise RuntimeError(server.log_tail())
+        environment = {**os.environ, "VISIONPIPE_MODELS": str(folder / "models"), "VISIONPIPE_REDIS_URL": server.url}
+        process = subprocess.Popen(
+            [
+                sys.executable, "-P", "-m", "visionpipe", "worker", model, "--device", "cpu", "--log-level", "WARNING",
+                "--media-root", f"bench={folder / 'media'}", *arguments,
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            redis = connect(server.url)
+            while not run(redis, calls.workers()):
+                if process.poll() is not None:
+                    raise RuntimeError("the worker ended")
+                time.sleep(0.05)
+            yield Stack(model, redis, Settings(redis_url=server.url), process, folder / "media")
+        finally:
+            process.terminate()
+            process.wait(90)
+            server.stop()
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values lies."""
+    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under a title."""
+    texts = [list(head), *[[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(head))]
+    print(f"\n{title}")
+    for row in texts:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
