@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,10 +103,21 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
         raise ImageTooLarge(f"The picture is larger than it says: {error}.") from error
     except Exception as error:
         # Pillow answers malformed files with nearly every exception there is; all of them are the file's fault.
-        raise InvalidImage(
-            f"Expected a whole {file_format} picture, got one that is damaged or cut off ({error}).", format=file_format
-        ) from error
+        raise _fault(file_format, error) from error
     return Decoded(upright)
+
+
+def _fault(file_format: str, error: Exception) -> InvalidImage:
+    if "unknown pixel mode" in str(error):
+        return UnsupportedImage(
+            f"Expected a {file_format} with a common layout of channels and bits, got one that is not decoded here. "
+            "Save the picture with 8 bits per channel.",
+            format=file_format,
+        )
+    why = "" if isinstance(error, struct.error) else f" ({error})"
+    return InvalidImage(
+        f"Expected a whole {file_format} picture, got one that is damaged or cut off{why}.", format=file_format
+    )
 
 
 def _hush() -> None:

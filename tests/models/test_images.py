@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import random
 import struct
@@ -5,6 +6,7 @@ import threading
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +83,7 @@ BAD = {
     "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UnsupportedImage),
     "PNG bomb": (png_bomb(), ImageTooLarge),
     "WebP bomb": (webp_bomb(), ImageTooLarge),
+    "PNG signature alone": (PNG[:8], InvalidImage),
     "half a PNG": (PNG[: len(PNG) // 2], InvalidImage),
     "wrong CRC": (wrong_crc(), InvalidImage),
     "PNG of no pixels": (PNG[:16] + bytes(8) + PNG[24:], InvalidImage),
@@ -99,6 +102,13 @@ def test_what_is_no_whole_picture_gets_a_typed_error(data, error):
         decode(data, **LIMITS)
     assert type(caught.value) is error
     assert caught.value.message.startswith(("Expected", "The picture"))
+
+
+def test_a_tiff_of_a_layout_that_pillow_does_not_read_is_called_unsupported():
+    package = importlib.util.find_spec("skimage")
+    (folder,) = package.submodule_search_locations
+    with pytest.raises(UnsupportedImage, match="layout of channels"):
+        decode((Path(folder) / "data" / "multipage_rgb.tif").read_bytes(), **LIMITS)
 
 
 GOOD = {
