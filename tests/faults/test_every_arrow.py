@@ -99,5 +99,23 @@ def test_killed_after_the_commit_nothing_is_done_again(stage):
     stage.account("killed after the commit", {job: GREYS}, faults=0)
 
 
+def test_a_worker_that_slept_through_its_lease_writes_nothing(stage):
+    sleeper = stage.worker()
+    stage.probe.switch("block", "forward", 3)
+    job = stage.submit(*GREYS)
+    stage.logged("block forward 3")
+    sleeper.signal(signal.SIGSTOP)
+    stage.probe.switch("block", "forward", 3, on=False)
+    other = stage.worker()
+    assert stage.ended(job).record.worker == other.worker
+    before = run(stage.redis, calls.read_items(job))
+    sleeper.signal(signal.SIGCONT)
+    later = stage.submit(5)
+    stage.ended(later)
+    wait_for("a word on the lost job", lambda: "held elsewhere" in sleeper.log() or "no longer held" in sleeper.log())
+    assert run(stage.redis, calls.read_items(job)) == before
+    stage.account("stopped, overtaken, woken", {job: GREYS, later: [5]}, faults=1)
+
+
 def _labels(stage, job):
     return [json.loads(text)["name"] for text in run(stage.redis, calls.read_items(job))]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     rule,
     run_state_machine_as_test,
@@ -49,7 +48,18 @@ class Operations(RuleBasedStateMachine):
             call = self.queue.submission(record.total, job=job, lane=lane, model=record.model)
             assert self.queue.do(call) == (False, record.state)
 
+    @rule(target=claims, n=st.integers(1, 4), lane=st.sampled_from(list(Lane)), model=TARGETS, worker=WORKERS)
+    def submit_and_claim(self, n: int, lane: Lane, model: str, worker: str) -> Claim:
+        return self.claim(self.submit(n, lane, model, False), worker, True)
+
     @rule(target=claims, job=jobs, worker=WORKERS, repeat=st.booleans())
+    def claim_one(self, job: str, worker: str, repeat: bool) -> Claim:
+        return self.claim(job, worker, repeat)
+
+    @rule(target=claims, claim=claims, worker=WORKERS)
+    def claim_again(self, claim: Claim, worker: str) -> Claim:
+        return self.claim(claim.job, worker, False)
+
     def claim(self, job: str, worker: str, repeat: bool) -> Claim:
         token = f"t{next(self.serial)}"
         claim = self.queue.claim(job, worker, token)
@@ -58,9 +68,10 @@ class Operations(RuleBasedStateMachine):
         # A ticket that came too late leaves a worker with a token that is worth nothing.
         return claim or Claim(job, token, b"", Lane.BULK, 0, 0.0, None, frozenset())
 
-    @rule(job=jobs)
-    def lease_runs_out(self, job: str) -> None:
-        self.queue.redis.zadd("vp:leases", {job: 1}, xx=True)
+    @rule(claim=claims)
+    def lease_runs_out(self, claim: Claim) -> None:
+        self.queue.redis.zadd("vp:leases", {claim.job: 1}, xx=True)
+        self.queue.do(calls.sweep(self.queue.settings))
 
     @rule(job=jobs)
     def deadline_passes(self, job: str) -> None:
@@ -76,10 +87,12 @@ class Operations(RuleBasedStateMachine):
     )
     def commit(self, claim: Claim, indices: list[int], ok: bool, final: JobState | None, repeat: bool) -> None:
         before = self.queue.record(claim.job)
+        tokens: Any = self.queue.redis.hmget(keys.job(claim.job), "token", "last_token")
         number = next(self.serial)
         outcomes = [(index, ok, json.dumps({"index": index, "number": number}).encode()) for index in indices]
         call = calls.commit(claim.job, claim.token, outcomes, final=final)
         held = self.queue.do(call)
+        assert held == (claim.token.encode() in tokens)
         if held and before.state is JobState.RUNNING:
             for index in indices:
                 if index < before.total:
@@ -87,14 +100,28 @@ class Operations(RuleBasedStateMachine):
         if held and repeat:
             assert self.queue.do(call)
 
+    @rule(target=claims, n=st.integers(2, 4), how=st.sampled_from(["release", "die", "lapse"]), worker=WORKERS)
+    def half_done_and_overtaken(self, n: int, how: str, worker: str) -> Any:
+        """The first holder finishes one image and loses the job; the next one meets it, and it comes back late."""
+        first = self.claim(self.submit(n, Lane.BULK, "net", False), "w1", False)
+        self.commit(first, [0], True, None, False)
+        if how == "release":
+            self.release(first, True)
+        elif how == "die":
+            self.die("w1")
+        else:
+            self.lease_runs_out(first)
+        self.the_books_are_straight()
+        second = self.claim(first.job, worker, True)
+        assert second.finished == frozenset({0})
+        self.commit(first, [0, 1], False, None, False)
+        return second
+
     @rule(claim=claims, index=st.integers(0, 3))
     def mark(self, claim: Claim, index: int) -> None:
         if index < self.queue.record(claim.job).total:
             self.queue.do(calls.mark(claim.job, claim.token, index))
-
-    @rule(claim=claims)
-    def progress(self, claim: Claim) -> None:
-        self.queue.do(calls.progress(claim.job, claim.token, Progress(done=1)))
+            self.queue.do(calls.progress(claim.job, claim.token, Progress(done=1)))
 
     @rule(held=st.lists(claims, max_size=4))
     def renew(self, held: list[Claim]) -> None:
@@ -103,7 +130,7 @@ class Operations(RuleBasedStateMachine):
         for claim, token, answer in zip(held, tokens, answers, strict=True):
             assert (answer == "lost") == (token != claim.token.encode())
 
-    @rule(claim=consumes(claims), repeat=st.booleans())
+    @rule(claim=claims, repeat=st.booleans())
     def release(self, claim: Claim, repeat: bool) -> None:
         held = self.queue.do(calls.release(claim.job, claim.token))
         if held and repeat:
@@ -113,9 +140,9 @@ class Operations(RuleBasedStateMachine):
     def cancel(self, job: str) -> None:
         self.queue.do(calls.cancel(job))
 
-    @rule(worker=WORKERS)
-    def announce(self, worker: str) -> None:
-        self.queue.announce(worker)
+    @rule(claim=claims)
+    def cancel_claimed(self, claim: Claim) -> None:
+        self.queue.do(calls.cancel(claim.job))
 
     @rule(worker=WORKERS)
     def die(self, worker: str) -> None:
@@ -124,10 +151,6 @@ class Operations(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.queue.do(calls.sweep(self.queue.settings))
-
-    @rule(job=jobs)
-    def touch(self, job: str) -> None:
-        self.queue.do(calls.touch([job], self.queue.settings))
 
     @invariant()
     def the_books_are_straight(self) -> None:
@@ -163,8 +186,8 @@ def test_random_operations_of_several_workers_keep_the_books(queue, monkeypatch)
     run_state_machine_as_test(
         lambda: Operations(queue),
         settings=hypothesis_settings(
-            max_examples=40,
-            stateful_step_count=40,
+            max_examples=60,
+            stateful_step_count=30,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
