@@ -12,6 +12,8 @@ export UV_NO_PROGRESS := 1
 export UV_SYSTEM_CERTS ?= 1
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiling torch's Python anew in every process costs each worker seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test faults check format lock clean
 .DELETE_ON_ERROR:
