@@ -45,6 +45,16 @@ def test_a_submission_whose_answer_was_lost_may_be_sent_again(queue):
     assert not list(queue.redis.scan_iter("vp:stage:*"))
 
 
+def test_pixels_that_expired_come_back_with_whoever_submits_again(queue):
+    job = queue.submit(2)
+    queue.redis.delete(keys.stored(f"blob:{job}:1"))
+    queue.do(queue.submission(2, job=job, payloads={f"blob:{job}:{i}": b"again" for i in range(2)}))
+    assert [queue.redis.get(keys.stored(f"blob:{job}:{i}")) for i in range(2)] == [b"png", b"again"]
+    assert not list(queue.redis.scan_iter("vp:stage:*"))
+    queue.do(calls.cancel(job))
+    assert queue.blobs(job) == 0
+
+
 def test_a_conflicting_request_leaves_the_first_jobs_pixels_alone(queue):
     job = queue.submit(2)
     other = {f"blob:{job}:{i}": b"other" for i in range(3)}

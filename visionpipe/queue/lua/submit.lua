@@ -8,8 +8,18 @@ local function refuse(...)
   for i = 0, blobs - 1 do redis.call('UNLINK', stage .. i) end
   return {...}
 end
-local known = read(job, 'digest', 'state')
-if known.state then return refuse(known.digest == digest and 'known' or 'conflict', known.state) end
+local known = read(job, 'digest', 'state', 'blobs')
+if known.state then
+  if known.digest ~= digest then return refuse('conflict', known.state) end
+  if known.state == 'queued' or known.state == 'running' then
+    -- Pixels that expired while the job waited come back with whoever asks again.
+    for i = 0, math.min(blobs, tonumber(known.blobs)) - 1 do
+      local blob = 'vp:blob:' .. job .. ':' .. i
+      if redis.call('EXISTS', blob) == 0 and redis.call('EXISTS', stage .. i) == 1 then redis.call('RENAME', stage .. i, blob) end
+    end
+  end
+  return refuse('known', known.state)
+end
 if ARGV[12] == '0' and redis.call('ZCOUNT', 'vp:serving:' .. name, now, '+inf') == 0 then return refuse('no_worker', '') end
 local depth = tonumber(redis.call('HGET', 'vp:depth', name) or 0)
 -- A job larger than the bound gets in when nothing waits; it would otherwise be told to try again for ever.
