@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -54,6 +55,8 @@ WARM_IMAGES = 4
 """Images in the micro-batches that are timed at warm-up."""
 MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
+SWITCH_S = 0.0005
+"""How long one Python thread may keep the others waiting."""
 DEAF_S = 90
 """A worker that has not asked Redis for tickets for so long is not alive."""
 
@@ -79,6 +82,8 @@ class Host:
 
     def __init__(self, options: HostOptions, settings: Settings) -> None:
         keep_freed_memory()
+        # The thread that hears of interactive work must not wait 5 ms, Python's default, behind each decode thread.
+        sys.setswitchinterval(SWITCH_S)
         # Celery warns root for the sake of pickle; this app takes JSON alone, and containers often run as root.
         warnings.filterwarnings("ignore", message="You're running the worker with superuser", category=SecurityWarning)
         self._options = options

@@ -17,13 +17,21 @@ from visionpipe.schemas.jobs import Lane
 REQUESTS = 60
 
 
-def interactive_ms(bench: Stack, image: bytes, number: int) -> list[float]:
+def interactive_ms(
+    bench: Stack, image: bytes, number: int, stages: dict[str, list[float]] | None = None
+) -> list[float]:
     """Time single requests one after the other, from submit to the record that says done."""
     taken = []
     for _ in range(number):
         started = time.perf_counter()
-        bench.wait(bench.submit_blobs([image], Lane.INTERACTIVE))
+        job = bench.submit_blobs([image], Lane.INTERACTIVE)
+        bench.wait(job)
         taken.append((time.perf_counter() - started) * 1000)
+        timings = json.loads(run(bench.redis, calls.read_items(job))[0])["timings"]
+        timings["other_ms"] = taken[-1] - sum(value for name, value in timings.items() if name.endswith("_ms"))
+        for name, value in timings.items():
+            if stages is not None and name.endswith("_ms"):
+                stages.setdefault(name.removesuffix("_ms"), []).append(value)
         time.sleep(0.02)
     return taken
 
@@ -73,19 +81,31 @@ def measure(model: str) -> list[object]:
         idle = interactive_ms(bench, images[0], REQUESTS)
         load = Load(bench, images[: max(8, min(2000, round(2 * rate)))])
         time.sleep(6)
-        loaded = interactive_ms(bench, images[0], REQUESTS)
+        stages: dict[str, list[float]] = {}
+        loaded = interactive_ms(bench, images[0], REQUESTS, stages)
         load.stop()
         step = load.micro_batch_ms()
     bound = quantile(idle, 0.95) + 2 * step
     holds = "yes" if quantile(loaded, 0.95) <= bound else "NO"
     quantiles = [quantile(times, share) for times in (idle, loaded) for share in (0.5, 0.95)]
-    return [model, *quantiles, step, bound, holds]
+    where = " ".join(f"{name} {quantile(times, 0.5):.1f}/{quantile(times, 0.95):.1f}" for name, times in stages.items())
+    return [model, *quantiles, step, bound, holds, where]
 
 
 def main() -> None:
     """Print the table."""
     models = sys.argv[1:] or ["lenet-digits", "resnet18-generated"]
-    head = ["model", "idle p50", "idle p95", "loaded p50", "loaded p95", "micro-batch", "bound", "holds"]
+    head = [
+        "model",
+        "idle p50",
+        "idle p95",
+        "loaded p50",
+        "loaded p95",
+        "micro-batch",
+        "bound",
+        "holds",
+        "loaded p50/p95 by stage",
+    ]
     table("Interactive latency, ms", head, [measure(model) for model in models])
 
 
