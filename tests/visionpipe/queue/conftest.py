@@ -13,9 +13,8 @@ import redis as redis_py
 
 from visionpipe.queue import Call, Claim, calls, connect, keys, run
 from visionpipe.schemas.images import BlobImage
-from visionpipe.schemas.jobs import ErrorInfo, Item, JobRecord, JobState, Lane, ModelInfo, WorkerRecord
+from visionpipe.schemas.jobs import JobRecord, JobState, Lane, ModelInfo, WorkerRecord
 from visionpipe.schemas.requests import ClassificationRequest
-from visionpipe.schemas.results import ClassificationResult, ClassScore
 from visionpipe.settings import Settings
 
 T = TypeVar("T")
@@ -30,11 +29,14 @@ def request(job: str, n: int = 2, *, model: str = "net", deadline_s: float | Non
     return ClassificationRequest(model=model, images=images, deadline_s=deadline_s)
 
 
-def outcome(index: int, *, ok: bool = True, label: str = "seven") -> tuple[int, bool, bytes]:
-    result = ClassificationResult(image_size_wh=(8, 8), classes=[ClassScore(class_id=7, label=label, score=1.0)])
-    error = ErrorInfo(code="invalid_image", message="broken")
-    item = Item[ClassificationResult](index=index, result=result if ok else None, error=None if ok else error)
-    return index, ok, item.model_dump_json().encode()
+def ok(index: int, text: bytes = b"{}") -> tuple[int, bool, bytes]:
+    """An item with a result, for ``commit``."""
+    return index, True, text
+
+
+def bad(index: int) -> tuple[int, bool, bytes]:
+    """An item with an error, for ``commit``."""
+    return index, False, b"{}"
 
 
 class Queue:
