@@ -6,6 +6,7 @@ command line. Nothing is computed here before the fork, so no thread of torch is
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -15,8 +16,14 @@ import workers.host
 from workers.cli import app
 
 
+PR_SET_PDEATHSIG = 1
+
+
 def become_worker(told: dict) -> None:
     os.setsid()
+    if sys.platform == "linux":
+        # A test run that is itself killed leaves no worker behind: this process ends with its stdin, they with it.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(told["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
