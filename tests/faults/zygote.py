@@ -15,7 +15,6 @@ import sys
 import workers.host
 from workers.cli import app
 
-
 PR_SET_PDEATHSIG = 1
 
 
