@@ -133,7 +133,8 @@ class Loop:
         except UnknownJobError:
             self._release(chunk)
         else:
-            await self._collect(chunk, job)
+            # If it was cancelled, then by the sitting that was interrupted, which left before that was confirmed.
+            await self._collect(chunk, job, interrupted=True)
 
     async def _send(self, chunk: Chunk) -> None:
         # Files may lie on a slow network; the loop must go on collecting answers meanwhile.
@@ -176,7 +177,7 @@ class Loop:
         self._opened = True
         return job
 
-    async def _collect(self, chunk: Chunk, job: AsyncJob[Result]) -> None:
+    async def _collect(self, chunk: Chunk, job: AsyncJob[Result], *, interrupted: bool = False) -> None:
         try:
             envelope = await self._patiently(job.wait)
         except UnknownJobError:
@@ -186,7 +187,7 @@ class Loop:
         now_s = time.monotonic()
         settled = self.ledger.settle(
             chunk,
-            outcomes(envelope, interrupted=self._interrupted),
+            outcomes(envelope, interrupted=interrupted or self._interrupted),
             model=envelope.model.model_dump_json() if envelope.model else None,
             worked_s=now_s - self._began_s,
         )

@@ -21,6 +21,7 @@ from visionpipe.runs import Labels, RunReport, Stage, rewrite_outputs, run_folde
 from visionpipe.runs.labels import Truth
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.lock import output_lock
+from visionpipe.runs.scan import Scanner
 from visionpipe.runs.spec import RunSpec, full_options
 
 MODEL = "lenet-digits"
@@ -195,6 +196,22 @@ async def test_an_interrupted_run_cancels_what_is_in_flight_and_resumes(client, 
     report = await classify(client, digit_folder, tmp_path / "out")
     assert (report.done, report.failed) == (200, 0)
     assert sum(account.done for account in (await client.accounts()).values()) == 200
+
+
+async def test_what_an_interrupted_sitting_cancelled_is_asked_again_by_the_next(client, digit_folder, tmp_path):
+    spec = RunSpec(digit_folder, "classification", MODEL, full_options("classification", {}))
+    (tmp_path / "out").mkdir()
+    with Ledger(tmp_path / "out", spec) as ledger:
+        ledger.add(Scanner(spec.folder_bytes))
+        chunk = ledger.cut(50, 2**20)
+    images = [digit_folder / os.fsdecode(image.path) for image in chunk.inputs]
+    # The worker confirms a cancellation only after seconds, when the interrupted process may be gone.
+    job = await client.submit(
+        "classification", images, model=f"{MODEL}@000000000000", job=chunk.job, wait_for_worker=True
+    )
+    assert await job.cancel() == "cancelled"
+    report = await classify(client, digit_folder, tmp_path / "out")
+    assert (report.done, report.failed, report.failures) == (200, 0, [])
 
 
 KILLED = """
