@@ -41,20 +41,13 @@ from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
 from workers.threads import vital
 from workers.version import version
+from workers.warmup import expected_rate, keep_fp32_unless_slower, warm_up
 from workers.window import LaneOrder, Window
 
 logger = logging.getLogger("visionpipe.host")
 
 CLAIM_THREADS = 4
 """Celery pool threads; each only claims a job and hands it on."""
-TARGET_STEP_S = 0.25
-"""A micro-batch should take no longer than this, since interactive work waits for it."""
-MIN_STEP_S = 0.02
-"""Below this, four images in fp32 are too quick to be worth rounding, or to be measured on a busy machine."""
-WARM_IMAGES = 4
-"""Images in the micro-batches that are timed at warm-up."""
-MIN_SPEEDUP = 1.2
-"""A reduced precision must be so much faster than fp32 to be worth its rounding."""
 SWITCH_S = 0.0005
 """How long one Python thread may keep the others waiting."""
 DEAF_S = 90
@@ -249,46 +242,3 @@ def load_model(options: HostOptions, settings: Settings) -> tuple[HostedModel, d
     if options.precision == "auto" and hosted.device.precision != "fp32":
         keep_fp32_unless_slower(hosted, runtimes)
     return hosted, runtimes
-
-
-def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -> None:
-    """Go back to fp32 where the reduced precision gains nothing, as with tiny networks."""
-    reduced = hosted.device.precision
-    reduced_s = _fastest_s(runtimes)
-    hosted.set_precision("fp32")
-    full_s = _fastest_s(runtimes)
-    if full_s > MIN_STEP_S and reduced_s * MIN_SPEEDUP < full_s:
-        hosted.set_precision(reduced)
-
-
-def _fastest_s(runtimes: dict[str, Runtime]) -> float:
-    return sum(_time_s(runtime, WARM_IMAGES) for runtime in runtimes.values())
-
-
-def _time_s(runtime: Runtime, num_images: int) -> float:
-    """Time one micro-batch: the fastest of several, since other workers may be starting beside this one."""
-    times: list[float] = []
-    while len(times) < 3 or (len(times) < 10 and sum(times) < 0.5):
-        started = time.monotonic()
-        runtime.warm_up(num_images)
-        times.append(time.monotonic() - started)
-    return min(times)
-
-
-def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None) -> int:
-    """Run every runtime several times, so that the first job pays for nothing; gives the largest micro-batch.
-
-    Unless told otherwise the card's batch size is lowered until one step takes about ``TARGET_STEP_S``.
-    """
-    for runtime in runtimes.values():
-        runtime.warm_up(1)
-    slowest_s = max(_time_s(runtime, WARM_IMAGES) for runtime in runtimes.values()) / WARM_IMAGES
-    card_max = hosted.card.serving.max_batch
-    fitting = int(TARGET_STEP_S / slowest_s) if slowest_s > 0 else card_max
-    return max_batch or max(1, min(card_max, max(WARM_IMAGES, fitting)))
-
-
-def expected_rate(runtimes: dict[str, Runtime], max_batch: int) -> float:
-    """Guess images a second of the slowest task from one full micro-batch each."""
-    slowest_s = max(_time_s(runtime, max_batch) for runtime in runtimes.values())
-    return max_batch / slowest_s if slowest_s > 0 else 0.0

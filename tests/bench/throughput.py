@@ -100,7 +100,7 @@ def measure(model: str, number: int) -> list[list[object]]:
 def main() -> None:
     """Print the table."""
     wanted = sys.argv[1:] or ["lenet-digits", "resnet18-generated"]
-    rows = [row for model in wanted for row in measure(model, 12_000 if model == "lenet-digits" else 400)]
+    rows = [row for model in wanted for row in measure(model, 6_000 if model == "lenet-digits" else 240)]
     head = ["model", "pixels", "batch", "chunk", "bare/s", "queue/s", "ratio", "median ms of each stage"]
     table("Bulk throughput, fp32", head, rows)
 

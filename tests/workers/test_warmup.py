@@ -1,0 +1,45 @@
+"""What the warm-up settles."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from workers import warmup
+from workers.classification import ClassificationRuntime
+from workers.hosted import HostedModel
+
+
+class Timed(ClassificationRuntime):
+    """Takes a fixed time for a batch and some for each image."""
+
+    def __init__(self, hosted: HostedModel, fixed_s: float, each_s: float) -> None:
+        super().__init__(hosted)
+        self.fixed_s, self.each_s = fixed_s, each_s
+
+    def warm_up(self, num_images: int) -> None:
+        time.sleep(self.fixed_s + num_images * self.each_s)
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "each_s", "expected"),
+    [(0.0, 0.0, 16), (0.02, 0.0, 16), (0.0, 0.004, 8), (0.2, 0.0, 4)],
+    ids=["fast", "a_fixed_cost_is_shared", "as_many_as_fit", "never_below_four"],
+)
+def test_a_step_takes_no_longer_than_interactive_work_can_wait(
+    hosted: HostedModel, monkeypatch: pytest.MonkeyPatch, fixed_s: float, each_s: float, expected: int
+) -> None:
+    monkeypatch.setattr(warmup, "TARGET_STEP_S", 0.05)
+    runtimes: Any = {"classification": Timed(hosted, fixed_s, each_s)}
+    assert warmup.warm_up(hosted, runtimes, None) == expected
+
+
+def test_a_batch_size_that_was_asked_for_is_kept(hosted: HostedModel) -> None:
+    assert warmup.warm_up(hosted, {"classification": Timed(hosted, 0, 0)}, 7) == 7
+
+
+def test_the_expected_rate_is_that_of_the_slowest_task(hosted: HostedModel) -> None:
+    runtimes: Any = {"fast": Timed(hosted, 0.001, 0), "slow": Timed(hosted, 0.05, 0)}
+    assert 8 / 0.08 < warmup.expected_rate(runtimes, 8) <= 8 / 0.05
