@@ -128,16 +128,23 @@ class WorkerProcess:
 
     def trim_log(self) -> None:
         """Move a log that has grown too long aside; the process goes on writing to the emptied file."""
-        if self.log_path and self.log_path.exists() and self.log_path.stat().st_size > _MAX_LOG_BYTES:
-            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
-            os.truncate(self.log_path, 0)
-            self._log_start = 0
+        if self.log_path is None:
+            return
+        # A full disk, or somebody who tidies up, must not end the one who looks after the workers.
+        with contextlib.suppress(OSError):
+            if self.log_path.stat().st_size > _MAX_LOG_BYTES:
+                shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+                os.truncate(self.log_path, 0)
+                self._log_start = 0
 
     def last_words(self, lines: int = 15) -> str:
         """The last lines it wrote, if they went to a log."""
         if self.log_path is None:
             return ""
-        with self.log_path.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, size - 16384))
-            return "\n".join(log.read().decode(errors="replace").rstrip().splitlines()[-lines:])
+        try:
+            with self.log_path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - 16384))
+                return "\n".join(log.read().decode(errors="replace").rstrip().splitlines()[-lines:])
+        except OSError as error:
+            return f"Its log {self.log_path} cannot be read: {error.strerror}."

@@ -69,6 +69,9 @@ class Supervisor:
         settings: Theirs and ours.
         log_folder: Where their output goes, a file each; ``None`` means to our own.
         on_event: Told in one line of whatever happens; called from the supervisor's thread.
+
+    Raises:
+        QueueUnavailableError: The URL cannot be used.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Supervisor:
         self._impatient = threading.Event()
         self._lost: list[str] = []
         self._sweep_at = self._look_at = self._redis_at = 0.0
-        self._redis: Redis | None = None
+        self._redis = connect(redis_url)
         self._redis_fault = ""
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         if log_folder is not None:
@@ -116,7 +119,9 @@ class Supervisor:
         """Have one more worker; it starts at once if the supervisor has."""
         log_path = None
         if self._log_folder is not None:
-            log_path = self._log_folder / f"{spec.model.partition('@')[0]}-{self._name}-{len(self.slots)}.log"
+            # No model has such a name, which its worker shall say, not the file system.
+            name = spec.model.partition("@")[0].replace("/", "_")
+            log_path = self._log_folder / f"{name}-{self._name}-{len(self.slots)}.log"
         slot = Slot(spec, log_path)
         self.slots.append(slot)
         return slot
@@ -168,8 +173,7 @@ class Supervisor:
         finally:
             self._drain()
             self._keep_queue()
-            if self._redis is not None:
-                self._redis.close()
+            self._redis.close()
 
     def _tend(self, slot: Slot) -> None:
         if slot.process is None:
@@ -229,7 +233,6 @@ class Supervisor:
     def _redis_or_not(self) -> Iterator[Redis]:
         # Redis may be away for a while; workers are kept, and dead ones' jobs given back, all the same.
         try:
-            self._redis = self._redis or connect(self.redis_url)
             yield self._redis
         except ServiceError as error:
             if error.message != self._redis_fault:
@@ -267,7 +270,10 @@ class Supervisor:
 
 def _make_log_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each supervisor has files of its own; only the newest are worth keeping.
-    logs = sorted(folder.glob("*.log*"), key=lambda path: path.stat().st_mtime)
-    for path in logs[:-_MAX_LOGS]:
+    # Each supervisor has files of its own; only the newest are worth keeping. Others tidy up here at the same time.
+    ages: list[tuple[float, Path]] = []
+    for path in folder.glob("*.log*"):
+        with contextlib.suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[:-_MAX_LOGS]:
         path.unlink(missing_ok=True)

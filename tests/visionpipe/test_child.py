@@ -97,6 +97,15 @@ def test_a_long_log_is_moved_aside_while_its_writer_goes_on(tmp_path: Path, beco
     assert (tmp_path / "worker.log.1").stat().st_size > _MAX_LOG_BYTES
 
 
+def test_a_log_that_cannot_be_moved_aside_is_left_as_it_is(tmp_path: Path, becomes: Callable[..., bool]):
+    log = tmp_path / "worker.log"
+    (tmp_path / "worker.log.1").mkdir()
+    process = run_to_end(f"print('x' * {_MAX_LOG_BYTES + 1})", log, becomes)
+    process.trim_log()
+    assert log.stat().st_size > _MAX_LOG_BYTES
+    assert process.last_words().endswith("x")
+
+
 def test_output_without_a_log_goes_to_ours(capfd: pytest.CaptureFixture[str], becomes: Callable[..., bool]):
     process = WorkerProcess(Script(source="print('hello')"), SETTINGS, None)
     assert becomes(process.reap, within_s=20)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from visionpipe.errors import WorkerStartError
+from visionpipe.errors import QueueUnavailableError, WorkerStartError
 from visionpipe.queue import calls, connect, run
 from visionpipe.redis_server import RedisServer
 from visionpipe.schemas.images import BlobImage
@@ -118,6 +118,36 @@ def test_a_program_that_is_missing_is_told_and_not_fatal(redis_url: str, setting
         assert becomes(lambda: supervisor.slots[0].failures >= 2, within_s=20)
         assert supervisor.slots[1].process is not None
         assert supervisor.alive
+
+
+def test_a_worker_whose_log_was_removed_is_replaced_all_the_same(
+    redis_url: str, settings: Settings, tmp_path: Path, becomes: Becomes
+):
+    with Supervisor(redis_url, [Script()], settings, log_folder=tmp_path) as supervisor:
+        slot = supervisor.slots[0]
+        assert becomes(lambda: slot.process, within_s=5)
+        first = slot.process
+        assert first is not None
+        assert slot.log_path is not None
+        slot.log_path.unlink()
+        first.kill()
+        assert becomes(lambda: slot.process not in (None, first), within_s=5)
+        assert "cannot be read" in slot.reason
+        assert supervisor.alive
+
+
+def test_a_name_that_no_model_has_is_refused_by_the_worker_and_not_by_its_log(
+    redis_url: str, settings: Settings, tmp_path: Path, becomes: Becomes
+):
+    with Supervisor(
+        redis_url, [Script(model="a/b", source="print('unknown')")], settings, log_folder=tmp_path
+    ) as supervisor:
+        assert becomes(lambda: "unknown" in supervisor.slots[0].reason, within_s=10)
+
+
+def test_an_unusable_url_is_refused_before_anything_starts(settings: Settings):
+    with pytest.raises(QueueUnavailableError, match="redis://"):
+        Supervisor("foo://x", [Script()], settings)
 
 
 def test_a_worker_that_does_not_get_ready_in_time_is_named(redis_url: str, settings: Settings, tmp_path: Path):
