@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
 import os
+import threading
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -28,6 +31,7 @@ from visionpipe.sources import ImageSource, Prepared, is_single, readable
 from visionpipe.wire import error_info
 
 ResultT = TypeVar("ResultT", bound=Result)
+T = TypeVar("T")
 
 LINGER_S = 0.2
 """A chunk that a slow source has not filled by then goes as it is."""
@@ -193,12 +197,28 @@ async def _chunks(
         async with aclosing(_batches(images, window.chunk)) as batches:
             async for batch in batches:
                 source = iter(batch)
-                while chunk := await asyncio.to_thread(_fill, source, await reader(), window):
+                while chunk := await _apart(_fill, source, await reader(), window):
                     yield chunk
         return
     source = iter(images)
-    while chunk := await asyncio.to_thread(_fill, source, await reader(), window):
+    while chunk := await _apart(_fill, source, await reader(), window):
         yield chunk
+
+
+async def _apart(work: Callable[..., T], *args: object) -> T:
+    """As ``asyncio.to_thread``, but neither loop nor process waits for the thread when it ends: a source may block."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def fulfil() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - whatever a caller's iterable raises is the caller's
+            future.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(fulfil,), name="vp-read", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 async def _batches(images: AsyncIterable[ImageSource], limit: int) -> AsyncGenerator[list[ImageSource], None]:

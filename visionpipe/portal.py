@@ -58,12 +58,14 @@ class Portal:
         return self._walk(self.run(begin()))
 
     def _walk(self, generator: AsyncGenerator[T, None]) -> Iterator[T]:
+        # A step that Ctrl-C interrupts is still winding down when the generator is closed.
+        turn = asyncio.Lock()
         try:
-            while items := self.run(_step(generator)):
+            while items := self.run(_step(generator, turn)):
                 yield from items
         finally:
             if not self.closed:
-                self.run(generator.aclose())
+                self.run(_end(generator, turn))
 
     @property
     def closed(self) -> bool:
@@ -83,10 +85,16 @@ class Portal:
             raise InvalidRequestError("A blocking client cannot be used inside its own event loop; use AsyncClient.")
 
 
-async def _step(generator: AsyncGenerator[T, None]) -> list[T]:
-    async for item in generator:
-        return [item]
-    return []
+async def _step(generator: AsyncGenerator[T, None], turn: asyncio.Lock) -> list[T]:
+    async with turn:
+        async for item in generator:
+            return [item]
+        return []
+
+
+async def _end(generator: AsyncGenerator[T, None], turn: asyncio.Lock) -> None:
+    async with turn:
+        await generator.aclose()
 
 
 def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
@@ -102,7 +110,9 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -
     # A garbage collection inside the loop's own thread can end up here; it cannot wait for itself.
     if threading.current_thread() is not thread:
         thread.join(timeout=10)
-        loop.close()
+        # What blocks in a thread, such as a file system that has gone away, keeps the loop waiting.
+        if not thread.is_alive():
+            loop.close()
 
 
 async def _wind_down(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import inspect
 import os
+import queue
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +48,30 @@ def test_a_whole_round_through_a_real_redis(client, tmp_path):
     assert [worker.worker for worker in client.workers()] == ["fake-1"]
     assert client.queues()
     assert client.classify(client.upload(b"x" * 9000)).top.class_id == 9000
+
+
+def test_ctrl_c_ends_a_stream_as_itself_and_cancels_what_is_under_way():
+    with MemoryClient({"classification": length_as_class}, latency_s=30) as client:
+        items = client.map("classification", (b"x" for _ in range(100)), model=MODEL, chunk=10)
+        interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+        interrupt.join()
+        accounts = client.accounts()[MODEL]
+        assert accounts.cancelled == accounts.submitted > 0
+
+
+def test_a_source_that_blocks_holds_up_neither_leaving_nor_closing():
+    source: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    source.put(b"x")
+    with MemoryClient({"classification": length_as_class}) as client:
+        items = client.map("classification", iter(source.get, None), model=MODEL, chunk=1)
+        assert next(items).ok
+        items.close()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 2
+    source.put(None)
 
 
 def test_a_stream_is_an_ordinary_iterator_that_can_be_left(client, fake_worker):
