@@ -180,6 +180,15 @@ class Ledger:
             self._sit(db, worked_s, done + failed)
         return Settled(done, failed, retried)
 
+    def shorten(self, chunk: Chunk, length: int) -> Chunk:
+        """Make all but the first inputs of a chunk that was not submitted yet pending again."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE inputs SET state = 'pending', chunk = NULL, position = NULL WHERE chunk = ? AND position >= ?",
+                (chunk.serial, length),
+            )
+        return replace(chunk, inputs=chunk.inputs[:length])
+
     def refuse(self, chunk: Chunk, outcomes: Iterable[Outcome]) -> Chunk:
         """Record inputs that cannot be submitted, and close ranks: positions are indices into the job's images."""
         # Without gaps, a job found again by a later sitting still matches its items to inputs by index alone.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 UPLOAD_BYTES = 64 * 2**20
 """Most bytes of one chunk that travels through the store; the run holds a window of them in memory."""
 SHARED_BYTES = 2**30
-"""The same for a chunk of references."""
+"""The same for a chunk of references; what none can be made of, such as links out of the root, is sent all the same."""
 LOOK_S = 1.0
 """How often the live workers are looked at."""
 GRACE_S = 3.0
@@ -137,6 +137,12 @@ class Loop:
             await self._collect(chunk, job, interrupted=True)
 
     async def _send(self, chunk: Chunk) -> None:
+        # The bytes of a chunk are let go once they are submitted; its answers may take long.
+        sent = await self._offer(chunk)
+        if sent is not None:
+            await self._collect(*sent)
+
+    async def _offer(self, chunk: Chunk) -> tuple[Chunk, AsyncJob[Result]] | None:
         # Files may lie on a slow network; the loop must go on collecting answers meanwhile.
         prepared = await asyncio.to_thread(
             prepare,
@@ -145,22 +151,25 @@ class Loop:
             self._roots,
             self._shared(),
             max_bytes=self.settings.max_image_bytes,
+            upload_bytes=UPLOAD_BYTES,
         )
+        if prepared.taken < len(chunk.inputs):
+            left = len(chunk.inputs) - prepared.taken
+            chunk = self.ledger.shorten(chunk, prepared.taken)
+            self._count(submitted=-left, pending=left)
         if prepared.refused:
             refused = len(prepared.refused)
             chunk = self.ledger.refuse(chunk, prepared.refused)
             self._count(submitted=-refused, failed=refused)
         if not prepared.images:
             self._release(chunk)
-            return
-
+            return None
         try:
-            job = await self._patiently(partial(self._submit, chunk, prepared))
+            return chunk, await self._patiently(partial(self._submit, chunk, prepared))
         except JobConflictError:
             # The id is taken by a job that this ledger did not write down; a fresh chunk gets a fresh id.
             self._release(chunk)
-        else:
-            await self._collect(chunk, job)
+            return None
 
     async def _submit(self, chunk: Chunk, prepared: Prepared) -> AsyncJob[Result]:
         # A client starts itself up in its first submit, and several first ones at a time would trip over each other.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,19 @@ class Prepared(NamedTuple):
     images: list[MediaImage | bytes]
     """A reference where the workers mount the file, else its bytes; in order."""
     refused: list[Outcome]
-    """An error for every other position."""
+    """An error for every other position below ``taken``."""
+    taken: int
+    """How many inputs, from the first, were looked at before the bytes to send became too many."""
 
 
 def prepare(
-    inputs: Iterable[Input], folder: bytes, roots: MediaRoots, shared: frozenset[str], *, max_bytes: int
+    inputs: Sequence[Input],
+    folder: bytes,
+    roots: MediaRoots,
+    shared: frozenset[str],
+    *,
+    max_bytes: int,
+    upload_bytes: int,
 ) -> Prepared:
     """Read or reference every input; does file I/O, so call it in a thread.
 
@@ -34,15 +42,23 @@ def prepare(
         roots: The media roots of this process.
         shared: Names of those that every worker mounts as well.
         max_bytes: Largest file to read.
+        upload_bytes: Once so many bytes were read, no further input is looked at.
     """
-    prepared = Prepared([], [])
+    images: list[MediaImage | bytes] = []
+    refused: list[Outcome] = []
+    read = 0
     for position, image in enumerate(inputs):
+        if read >= upload_bytes:
+            return Prepared(images, refused, position)
         path = Path(os.fsdecode(folder + b"/" + image.path))
         try:
-            prepared.images.append(_image(path, roots, shared, max_bytes))
+            found = _image(path, roots, shared, max_bytes)
         except ImageError as error:
-            prepared.refused.append(refusal(position, error))
-    return prepared
+            refused.append(refusal(position, error))
+        else:
+            images.append(found)
+            read += len(found) if isinstance(found, bytes) else 0
+    return Prepared(images, refused, len(inputs))
 
 
 def _image(path: Path, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:

@@ -80,6 +80,23 @@ async def test_files_below_a_shared_root_travel_by_reference(client, service, di
     assert report.failures[0].code == "invalid_image"
 
 
+async def test_links_out_of_a_shared_root_are_sent_in_chunks_of_bounded_bytes(
+    client, service, digit_folder, tmp_path, monkeypatch
+):
+    folder = service.media_roots["pictures"] / "links"
+    folder.mkdir()
+    for path in list(digit_folder.iterdir())[:40]:
+        (folder / path.name).symlink_to(path)
+    (folder / "00000-broken.png").write_bytes(b"")
+    monkeypatch.setattr("visionpipe.runs.loop.UPLOAD_BYTES", 1000)
+    report = await classify(client, folder, tmp_path / "out", chunk=40)
+    assert (report.found, report.done, report.failed, report.open) == (41, 40, 1, 0)
+    with Ledger(tmp_path / "out", None) as ledger:
+        sizes = [size for (size,) in ledger._read("SELECT COUNT(*) FROM inputs WHERE state = 'done' GROUP BY chunk")]
+    assert len(sizes) > 4
+    assert max(sizes) < 15
+
+
 async def test_running_again_asks_nothing_again_and_writes_the_same(client, digit_folder, tmp_path):
     first = await classify(client, digit_folder, tmp_path / "out")
     before = lines(tmp_path / "out")

@@ -94,6 +94,15 @@ def test_a_released_chunk_costs_no_try(ledger):
     assert ledger.counts() == Counts(pending=1)
 
 
+def test_what_a_shortened_chunk_leaves_out_is_cut_again(ledger):
+    ledger.add(files(5))
+    chunk = ledger.shorten(ledger.cut(5, 1 << 20), 2)
+    assert [image.path for image in chunk.inputs] == [b"0000.png", b"0001.png"]
+    assert ledger.open_chunks() == [chunk]
+    assert ledger.counts() == Counts(pending=3, submitted=2)
+    assert [image.path for image in ledger.cut(5, 1 << 20).inputs] == [b"0002.png", b"0003.png", b"0004.png"]
+
+
 def test_positions_close_ranks_behind_a_refused_input(ledger):
     ledger.add(files(4))
     chunk = ledger.refuse(ledger.cut(4, 1 << 20), [fault(1, retryable=False)])
