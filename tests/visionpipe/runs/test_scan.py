@@ -158,9 +158,9 @@ def test_the_order_is_that_of_whole_paths(tmp_path_factory, paths):
     assert len(order) == sum(path.is_file() for path in folder.rglob("*"))
 
 
-def test_a_hundred_thousand_files_are_entered_within_seconds(tmp_path):
+def test_twenty_thousand_files_are_entered_within_seconds(tmp_path):
     spec = RunSpec(tmp_path / "in", "classification", "m")
-    for folder in range(50):
+    for folder in range(10):
         (tmp_path / "in" / f"{folder:02}").mkdir(parents=True)
         for index in range(2000):
             os.mknod(tmp_path / "in" / f"{folder:02}" / f"{index:04}.png")
@@ -168,6 +168,6 @@ def test_a_hundred_thousand_files_are_entered_within_seconds(tmp_path):
         start = time.perf_counter()
         ledger.add(Scanner(spec.folder_bytes))
         taken = time.perf_counter() - start
-        assert ledger.counts().pending == 100_000
-    print(f"100,000 files scanned and entered in {taken:.2f} s")
-    assert taken < 8, "two seconds on an idle machine; eight leave room for a busy one"
+        assert ledger.counts().pending == 20_000
+    print(f"20,000 files scanned and entered in {taken:.2f} s")
+    assert taken < 4, "half a second on an idle machine; the rest is room for a busy one"
