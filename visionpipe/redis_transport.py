@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueUnavailableError, VisionPipeError
@@ -127,7 +127,7 @@ class RedisTransport:
         """See ``Transport.put``."""
         check_key(key)
         if self._store is not None:
-            await asyncio.to_thread(self._store.put, key, data, ttl_s)
+            await _outside(self._store.put, key, data, ttl_s)
         else:
             await self._command(self._redis.set(keys.stored(key), data, px=max(1, int(ttl_s * 1000))))
 
@@ -135,7 +135,7 @@ class RedisTransport:
         """See ``Transport.get``."""
         check_key(key)
         if self._store is not None:
-            return await asyncio.to_thread(self._store.get, key)
+            return await _outside(self._store.get, key)
         data = await self._command(self._redis.get(keys.stored(key)))
         return data if isinstance(data, bytes) else None
 
@@ -183,13 +183,13 @@ class RedisTransport:
 
         async def one(key: str, data: bytes) -> None:
             async with self._gate:
-                await asyncio.to_thread(put, key, data, ttl_s)
+                await _outside(put, key, data, ttl_s)
 
         await asyncio.gather(*(one(key, data) for key, data in payloads.items()))
 
     async def _drop_outside(self, job: str, external: bool) -> None:
         if external and self._store is not None:
-            await asyncio.to_thread(self._store.delete_job, job)
+            await _outside(self._store.delete_job, job)
 
     def _start(self) -> None:
         if not self._tasks:
@@ -235,6 +235,15 @@ class RedisTransport:
         for job, blobs in watched.items():
             for index in range(blobs):
                 self._store.touch(f"blob:{job}:{index}", self._settings.blob_ttl_s)
+
+
+async def _outside(work: Callable[..., T], *args: Any) -> T:
+    try:
+        return await asyncio.to_thread(work, *args)
+    except OSError as error:
+        raise QueueUnavailableError(
+            f"Expected a store that can be used behind VISIONPIPE_STORE_URL, got {type(error).__name__}: {error}."
+        ) from error
 
 
 async def _cancellable(work: Awaitable[T]) -> T:

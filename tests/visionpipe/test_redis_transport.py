@@ -133,3 +133,13 @@ async def test_a_reply_that_came_before_the_wait_is_remembered(settings, fake_wo
         await job.wait(5)
         assert time.monotonic() - begun < 0.1
         assert keys.reply(client._transport.client).startswith("vp:reply:")
+
+
+async def test_a_store_that_cannot_be_used_is_told_as_one_of_our_errors(settings):
+    # Nobody can write there, not even root.
+    broken = settings.model_copy(update={"store_url": "file:///proc/none"})
+    async with AsyncClient(settings=broken) as client:
+        with pytest.raises(QueueUnavailableError, match="VISIONPIPE_STORE_URL"):
+            await client.upload(b"x" * 9000)
+        with pytest.raises(QueueUnavailableError, match="VISIONPIPE_STORE_URL"):
+            await _submit(client, b"x" * 9000)

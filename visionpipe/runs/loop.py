@@ -218,7 +218,7 @@ class Loop:
                 away_since_s = away_since_s or now_s
                 if now_s - away_since_s > PATIENCE_S:
                     raise
-                self._say(Stage.WAIT, "Redis cannot be reached.")
+                self._say(Stage.WAIT, "Redis or the store cannot be reached.")
                 pause_s = 1.0
             await asyncio.sleep(min(30.0, max(0.1, pause_s)))
 
