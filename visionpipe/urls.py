@@ -89,7 +89,7 @@ class UrlFetcher:
                 if isinstance(answer, bytes):
                     return answer
                 target = target.join(answer)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise UrlRefusedError(f"this is not a URL that can be fetched: {error}") from error
         raise UrlFetchError(f"{_shown(httpx.URL(url))} redirects more than {MAX_REDIRECTS} times")
 

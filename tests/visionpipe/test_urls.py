@@ -127,6 +127,7 @@ def test_urls_to_this_machine_are_refused_however_spelled(url):
         ("http://a.example:22/x", "got 22"),
         ("http://[zz]/", "not a URL"),
         ("http://a.example:x/", "not a URL"),
+        ("http://xn--a.example/", "not a URL"),
     ],
 )
 def test_odd_urls_are_refused_and_secrets_kept(url, reason):
