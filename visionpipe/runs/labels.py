@@ -35,7 +35,7 @@ class Labels:
             InvalidRequestError: The file cannot be read, or a column is missing.
         """
         try:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file)
                 truths = {row["path"]: Truth(row["label"], row.get("split") or "") for row in rows}
         except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:

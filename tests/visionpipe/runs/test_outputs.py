@@ -118,6 +118,9 @@ def test_answers_are_held_against_labels(tmp_path):
 def test_labels_are_read_from_csv_and_a_missing_column_is_named(tmp_path):
     (tmp_path / "good.csv").write_text("path,label,split\na.png,cat,test\n")
     assert Labels.read(tmp_path / "good.csv").truths == {"a.png": Truth("cat", "test")}
+    # Spreadsheets begin their files with a byte order mark.
+    (tmp_path / "marked.csv").write_text("path,label\na.png,cat\n", encoding="utf-8-sig")
+    assert Labels.read(tmp_path / "marked.csv").truths == {"a.png": Truth("cat")}
     (tmp_path / "bad.csv").write_text("file,label\na.png,cat\n")
     with pytest.raises(Exception, match="path, label") as caught:
         Labels.read(tmp_path / "bad.csv")
