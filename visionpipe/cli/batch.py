@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import platform
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,8 +135,10 @@ class FolderJob:
 
 
 def root_name(folder: Path) -> str:
-    """A media root's name for a folder, the same wherever it is asked for."""
-    return f"run-{hashlib.sha256(real_path(folder)).hexdigest()[:12]}"
+    """A media root's name for a folder of this machine, the same wherever on it is asked for."""
+    # Other machines on the same Redis may have other pictures at the same path.
+    place = os.fsencode(platform.node()) + b":" + real_path(folder)
+    return f"run-{hashlib.sha256(place).hexdigest()[:12]}"
 
 
 def parse_options(texts: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -35,9 +36,13 @@ def test_an_option_without_key_or_value_is_refused(text):
 def test_a_folder_has_one_root_name_however_it_is_reached(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     assert root_name(tmp_path) == root_name(tmp_path / "link") != root_name(tmp_path.parent)
-    import re
-
     assert re.fullmatch(ID_PATTERN, root_name(tmp_path))
+
+
+def test_the_same_path_on_another_machine_has_another_root_name(tmp_path, monkeypatch):
+    here = root_name(tmp_path)
+    monkeypatch.setattr("platform.node", lambda: "another")
+    assert root_name(tmp_path) != here
 
 
 def test_without_a_terminal_progress_is_a_few_plain_lines():
