@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import platform
 import signal
@@ -18,10 +17,12 @@ from rich.console import Console
 
 from visionpipe.aclient import AsyncClient
 from visionpipe.cli.batch_view import print_report, progress_view
+from visionpipe.cli.values import parse_options
 from visionpipe.errors import InvalidRequestError
 from visionpipe.runs import Labels, RunReport, rewrite_outputs, run_folder
 from visionpipe.runs.names import real_path
 from visionpipe.runs.progress import OnProgress
+from visionpipe.runs.spec import full_options
 from visionpipe.settings import load_settings
 from visionpipe.stack import Stack, ensure_stack
 
@@ -64,12 +65,14 @@ def batch(
     if report_only:
         report = rewrite_outputs(output, labels=truths)
     else:
+        # Before Redis and a worker are started, which a slip of the pen should not cost.
+        options = full_options(task, parse_options(option or [], _no_image))
         job = FolderJob(
             folder,
             output,
             task,
             model,
-            options=parse_options(option or []),
+            options=options,
             more={
                 "patterns": tuple(pattern or ()),
                 "every_file": every_file,
@@ -141,22 +144,8 @@ def root_name(folder: Path) -> str:
     return f"run-{hashlib.sha256(place).hexdigest()[:12]}"
 
 
-def parse_options(texts: list[str]) -> dict[str, Any]:
-    """Read ``key=value`` texts; a value that is JSON is taken as such, any other as text.
-
-    Raises:
-        InvalidRequestError: A text has no ``=``.
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise InvalidRequestError(f"Expected -O KEY=VALUE, got {text!r}.")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
+def _no_image(name: str) -> Any:
+    raise InvalidRequestError(f"A folder run takes no images in its options, got @{name}.")
 
 
 def _finish(console: Console, report: RunReport, output: Path, *, as_json: bool) -> None:

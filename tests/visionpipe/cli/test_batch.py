@@ -6,9 +6,11 @@ import io
 import re
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
-from visionpipe.cli.batch import parse_options, root_name
+from visionpipe.cli.batch import register, root_name
 from visionpipe.cli.batch_view import print_report, progress_view
 from visionpipe.errors import InvalidRequestError
 from visionpipe.runs import RunProgress, RunReport, Stage
@@ -17,20 +19,13 @@ from visionpipe.runs.rows import Counts
 from visionpipe.schemas.base import ID_PATTERN
 
 
-def test_option_values_are_json_where_they_can_be():
-    assert parse_options(["top_k=3", "name=abc", "on=true", "sizes=[1, 2]", "eq=a=b"]) == {
-        "top_k": 3,
-        "name": "abc",
-        "on": True,
-        "sizes": [1, 2],
-        "eq": "a=b",
-    }
-
-
-@pytest.mark.parametrize("text", ["top_k", "=3"])
-def test_an_option_without_key_or_value_is_refused(text):
-    with pytest.raises(InvalidRequestError, match="KEY=VALUE"):
-        parse_options([text])
+@pytest.mark.parametrize("option", ["top=3", "top_k", "top_k=@x.png"])
+def test_a_wrong_option_is_told_before_anything_is_started(tmp_path, monkeypatch, option):
+    monkeypatch.setattr("visionpipe.cli.batch.ensure_stack", None)
+    words = ["classification", str(tmp_path), "-o", str(tmp_path / "out"), "-m", "lenet-digits", "-O", option]
+    app = typer.Typer()
+    register(app)
+    assert isinstance(CliRunner().invoke(app, words).exception, InvalidRequestError)
 
 
 def test_a_folder_has_one_root_name_however_it_is_reached(tmp_path):
