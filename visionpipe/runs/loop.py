@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,8 +68,6 @@ class Loop:
     _looked_s: float = field(default=float("-inf"), init=False)
     _speed: Speed = field(default_factory=Speed, init=False)
     _interrupted: bool = field(default=False, init=False)
-    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
-    _opened: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.counts = self.ledger.counts()
@@ -172,19 +169,15 @@ class Loop:
             return None
 
     async def _submit(self, chunk: Chunk, prepared: Prepared) -> AsyncJob[Result]:
-        # A client starts itself up in its first submit, and several first ones at a time would trip over each other.
-        async with nullcontext() if self._opened else self._opening:
-            job = await self.client.submit(
-                self.spec.task,
-                prepared.images,
-                model=self.target,
-                options=self._options,
-                lane=Lane.BULK,
-                job=chunk.job,
-                wait_for_worker=True,
-            )
-        self._opened = True
-        return job
+        return await self.client.submit(
+            self.spec.task,
+            prepared.images,
+            model=self.target,
+            options=self._options,
+            lane=Lane.BULK,
+            job=chunk.job,
+            wait_for_worker=True,
+        )
 
     async def _collect(self, chunk: Chunk, job: AsyncJob[Result], *, interrupted: bool = False) -> None:
         try:
