@@ -120,13 +120,16 @@ class _Flow(Generic[ResultT]):
 
     async def produce(self, chunks: AsyncGenerator[list[Outcome], None]) -> None:
         start = 0
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                await self._begin(chunk, start)
-                start += len(chunk)
-        if not self._ordered:
-            while any(not task.done() for task in self.under_way):
-                await asyncio.wait(self.under_way)
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    await self._begin(chunk, start)
+                    start += len(chunk)
+        finally:
+            # Also when the source fails: what it gave before has its items. Leaving the stream ends these tasks.
+            if not self._ordered:
+                while any(not task.done() for task in self.under_way):
+                    await asyncio.wait(self.under_way)
 
     async def _begin(self, chunk: list[Outcome], start: int) -> None:
         size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))

@@ -199,6 +199,25 @@ async def test_an_error_of_the_source_itself_ends_the_stream():
         assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_what_a_source_gave_in_whole_chunks_before_it_broke_has_its_items(ordered):
+    def broken():
+        yield from [b"x"] * 20
+        raise RuntimeError("camera unplugged")
+
+    items = []
+
+    async def collect(stream):
+        async for item in stream:
+            items.append(item)  # noqa: PERF401 - the error must not lose them
+
+    async with client_of(latency_s=0.2) as client:
+        with pytest.raises(RuntimeError, match="camera unplugged"):
+            await collect(client.map("classification", broken(), model=MODEL, chunk=10, ordered=ordered))
+        assert len(items) == 20
+        assert len(asyncio.all_tasks()) == 1
+
+
 async def test_a_job_that_ends_without_outcomes_still_gives_an_item_for_each_image():
     async with client_of(latency_s=30) as client:
         stream = client.map("classification", [b"a", b"b"], model=MODEL)
