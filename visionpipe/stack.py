@@ -79,7 +79,7 @@ def ensure_stack(
         media_roots: Named folders that workers started here may read, besides those of the settings.
         device: Device of workers started here.
         precision: Precision of the same.
-        on_progress: Told in one line of each step.
+        on_progress: Told in one line of each step, and from another thread of workers that die or come later.
 
     Raises:
         EmbeddedRedisError: The embedded Redis cannot be used.
@@ -96,12 +96,20 @@ def ensure_stack(
         with contextlib.closing(connect(url)) as redis:
             missing = _unserved(list(specs), run(redis, calls.workers()))
         log_folder = make_log_folder(settings)
-        supervisor = Supervisor(url, [specs[model] for model in missing], settings, log_folder=log_folder)
-        with supervisor:
+        started = threading.Event()
+
+        def note(event: str) -> None:
+            # While it starts, wait_ready says what is wrong; later on nobody else would.
+            (tell if started.is_set() else _log.info)(event)
+
+        with Supervisor(
+            url, [specs[model] for model in missing], settings, log_folder=log_folder, on_event=note
+        ) as supervisor:
             if missing:
                 tell(f"Starting a worker for {', '.join(missing)} (log in {log_folder})")
                 supervisor.wait_ready(START_TIMEOUT_S)
                 tell("Ready")
+            started.set()
             with _kept_served(supervisor, specs):
                 yield Stack(url, settings, supervisor)
 

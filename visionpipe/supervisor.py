@@ -245,8 +245,10 @@ class Supervisor:
     def _note_ready(self, live: set[str]) -> None:
         for slot in self.slots:
             if slot.state == "starting" and slot.process is not None and slot.process.worker_id in live:
-                slot.state, slot.ready_at = "ready", time.monotonic()
+                slot.ready_at = time.monotonic()
+                # Told first, so that whoever waits for the state has heard it.
                 self._on_event(f"{slot.spec.model}: worker {slot.process.worker_id} is ready")
+                slot.state = "ready"
 
     def _drain(self) -> None:
         running = [(slot, slot.process) for slot in self.slots if slot.process is not None]

@@ -109,6 +109,16 @@ def test_logs_go_elsewhere_when_the_data_directory_cannot_be_written(tmp_path: P
         assert folder.parent == tmp_path
 
 
+def test_a_worker_that_dies_later_is_told_with_its_reason(running: tuple[Stack, list[str]], becomes: Becomes):
+    stack, told = running
+    slot = stack.supervisor.slots[0]
+    assert slot.process is not None
+    os.kill(slot.process.pid, signal.SIGKILL)
+    assert becomes(lambda: any("was ended by signal 9" in line for line in told), within_s=5)
+    assert becomes(lambda: slot.state == "ready", within_s=60)
+    assert told[-1].endswith("is ready")
+
+
 def test_no_models_need_no_workers(alone: Settings, running: tuple[Stack, list[str]]):
     with ensure_stack([], settings=alone) as stack, embedded_redis(alone) as url:
         assert (stack.redis_url, stack.started) == (url, [])
