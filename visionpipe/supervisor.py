@@ -225,6 +225,7 @@ class Supervisor:
             if now >= self._sweep_at:
                 self._sweep_at = now + self.settings.sweep_s
                 run(redis, calls.sweep(self.settings))
+                self._redis_fault = ""
             if now >= self._look_at and any(slot.state == "starting" for slot in self.slots):
                 self._look_at = now + _POLL_READY_S
                 self._note_ready({record.worker for record in run(redis, calls.workers())})
@@ -239,8 +240,6 @@ class Supervisor:
                 self._on_event(f"Redis: {error.message}")
             self._redis_fault = error.message
             self._redis_at = time.monotonic() + _REDIS_AGAIN_S
-        else:
-            self._redis_fault = ""
 
     def _note_ready(self, live: set[str]) -> None:
         for slot in self.slots:
