@@ -71,7 +71,10 @@ def _line(progress: RunProgress) -> str:
         return f"Scanning: {progress.counts.found:,} found"
     counts = progress.counts
     ended = counts.done + counts.failed
-    parts = [f"{_WORDS[progress.stage]}: {ended:,}/{ended + counts.open:,}", f"{progress.rate:,.0f} images/s"]
+    parts = [f"{_WORDS[progress.stage]}: {ended:,}/{ended + counts.open:,}"]
+    # A run that only writes has no rate, which is not a rate of nothing.
+    if progress.stage not in (Stage.WRITE, Stage.REPORT):
+        parts.append(f"{progress.rate:,.0f} images/s")
     if progress.eta_s is not None and counts.open:
         parts.append(f"{_duration(progress.eta_s)} to go")
     parts.append(f"{counts.failed:,} failed")

@@ -238,9 +238,9 @@ class Loop:
         if self._flying:
             await asyncio.wait(self._flying, timeout=GRACE_S)
         late = {task: chunk for task, chunk in self._flying.items() if not task.done()}
-        for chunk in late.values():
-            await self._cancel(chunk)
         if late:
+            # All at once: while Redis is away each takes its whole time.
+            await asyncio.gather(*(self._cancel(chunk) for chunk in late.values()))
             await asyncio.wait(late, timeout=GRACE_S)
 
     async def _cancel(self, chunk: Chunk) -> None:
