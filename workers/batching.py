@@ -20,6 +20,7 @@ from workers.longwork import LongQueue, LongWork, end_step, next_step
 from workers.runtime import Outcome, Runtime, run_batch
 from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
+from workers.yielding import ASIDE_S
 
 logger = logging.getLogger("visionpipe.batching")
 
@@ -67,6 +68,7 @@ class Batcher:
     _suspects: deque[Work] = field(default_factory=deque)
     _long: LongQueue = field(default_factory=LongQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _coming: int = 0
     _closing: bool = False
     _bulk_since_long: int = 0
 
@@ -93,6 +95,13 @@ class Batcher:
                 self._ready[lane].append(work)
                 self._ready_values[lane] += work.num_pixels
             self._wake.notify()
+
+    def expect(self, lane: Lane, num_items: int) -> None:
+        """Count work that is being read and prepared; less is a negative number."""
+        if lane is Lane.INTERACTIVE:
+            with self._lock:
+                self._coming += num_items
+                self._wake.notify()
 
     def put_suspect(self, work: Work) -> None:
         """Hand over an image that must be read, prepared and computed alone."""
@@ -125,10 +134,16 @@ class Batcher:
             self.step_started = None
 
     def _next_step(self) -> Callable[[], None] | None:
+        stood_aside = False
         with self._lock:
             while not self._closing:
                 if self._ready[Lane.INTERACTIVE]:
                     return self._batch_step(Lane.INTERACTIVE)
+                if self._coming and not stood_aside:
+                    # A step begun now would keep waiting what is ready in a moment.
+                    self._wake.wait_for(lambda: self._ready[Lane.INTERACTIVE] or not self._coming, ASIDE_S)
+                    stood_aside = True
+                    continue
                 if self._suspects:
                     suspect = self._suspects.popleft()
                     return lambda: self._run_suspect(suspect)
@@ -174,8 +189,12 @@ class Batcher:
             self.hooks.dropped(work)
 
     def _run_batch(self, batch: list[Work]) -> None:
-        live = [work for work in batch if not work.job.dropped]
-        self._drop([work for work in batch if work not in live])
+        live: list[Work] = []
+        for work in batch:
+            if work.job.dropped:
+                self.hooks.dropped(work)
+            else:
+                live.append(work)
         if live:
             self.hooks.finished(live, run_batch(self.runtimes[live[0].request.task], live, self._out_of_memory))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import time
@@ -12,7 +13,7 @@ from redis import Redis
 
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.queue import Call, calls, run
-from visionpipe.schemas.jobs import ErrorInfo, JobState, Progress
+from visionpipe.schemas.jobs import ErrorInfo, JobState, Lane, Progress
 from workers.metrics import Metrics
 from workers.outcome import item_json
 from workers.persist import persist, run_all
@@ -28,9 +29,12 @@ TELL_EVERY_S = 0.5
 """A job's progress is recorded at most so often, however fast its steps are."""
 HAND_BACK_TRY_S = 3
 """How long an ending worker tries to hand a job back."""
+SLICE = 32
+"""Images whose outcomes are written in one turn."""
 TICK_S = 0.5
 """How often finished items of unfinished jobs are looked through while nothing new arrives."""
 
+_URGENCY = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
 _REASONS = {
     JobState.CANCELLED: ErrorInfo(code="cancelled", message="The job was cancelled while it ran."),
     JobState.EXPIRED: ErrorInfo(
@@ -44,6 +48,19 @@ class Entry(NamedTuple):
 
     batch: Sequence[Work]
     outcomes: Sequence[Outcome | None]
+
+
+class Ticketed(NamedTuple):
+    """What waits for the committer, in the order in which it is taken."""
+
+    urgency: int
+    serial: int
+    entry: Entry | HeldJob | None
+
+    @property
+    def size(self) -> int:
+        """Images in it."""
+        return len(self.entry.batch) if isinstance(self.entry, Entry) else 0
 
 
 class Committer:
@@ -63,25 +80,29 @@ class Committer:
         self._metrics = metrics
         self._settled = settled
         self._ended = ended
-        self._queue: queue.SimpleQueue[Entry | HeldJob | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[Ticketed] = queue.PriorityQueue()
+        self._serial = itertools.count()
         self._pending: dict[HeldJob, None] = {}
         self._thread = vital("commit", self._run)
         self._thread.start()
 
     def put(self, batch: Sequence[Work], outcomes: Sequence[Outcome | None]) -> None:
-        """Hand over images with their outcomes; ``None`` for one that was dropped."""
-        self._queue.put(Entry(batch, outcomes))
+        """Hand over images with their outcomes, all of one lane; ``None`` for one that was dropped."""
+        urgency = _URGENCY[batch[0].job.lane]
+        for start in range(0, len(batch), SLICE):
+            end = start + SLICE
+            self._queue.put(Ticketed(urgency, next(self._serial), Entry(batch[start:end], outcomes[start:end])))
 
     def tell(self, job: HeldJob, progress: Progress) -> None:
         """Have a job's progress recorded soon; one that comes too early after another is left out."""
         now = time.monotonic()
         if now - job.told_at >= TELL_EVERY_S:
             job.told_at, job.progress = now, progress
-            self._queue.put(job)
+            self._queue.put(Ticketed(_URGENCY[Lane.BULK], next(self._serial), job))
 
     def close(self, timeout_s: float) -> None:
         """Commit what was handed over, then end."""
-        self._queue.put(None)
+        self._queue.put(Ticketed(len(_URGENCY), next(self._serial), None))
         self._thread.join(timeout_s)
 
     @property
@@ -107,13 +128,20 @@ class Committer:
                 self._settled(work, has_outcome)
 
     def _take(self) -> list[Entry | HeldJob | None]:
-        """Wait for something, then take all there is: many small jobs then share a round trip."""
+        """Wait for something, then take more of it: many small jobs then share a round trip.
+
+        A turn is no longer than one slice of bulk work, after which interactive work has its chance again.
+        """
         try:
-            taken = [self._queue.get(timeout=TICK_S if self._pending else None)]
+            first = self._queue.get(timeout=TICK_S if self._pending else None)
         except queue.Empty:
             return []
-        while taken[-1] is not None and not self._queue.empty():
-            taken.append(self._queue.get())
+        taken = [first.entry]
+        num_items = first.size
+        while num_items < SLICE and taken[-1] is not None and not self._queue.empty():
+            following = self._queue.get()
+            taken.append(following.entry)
+            num_items += following.size
         return taken
 
     def _note(self, work: Work, outcome: Outcome | None) -> bool:

@@ -31,6 +31,7 @@ from workers.runtime import Outcome, Runtime
 from workers.threads import use_cores
 from workers.window import Window
 from workers.work import HeldJob, Work
+from workers.yielding import RightOfWay
 
 logger = logging.getLogger("visionpipe.engine")
 
@@ -83,6 +84,7 @@ class Engine:
             suspect=self._read_suspect,
         )
         self.batcher = Batcher(parts.runtimes, hooks, max_batch)
+        self._way = RightOfWay()
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
 
     def accept(self, job_id: str) -> None:
@@ -161,6 +163,9 @@ class Engine:
             job.suspects.extend(works)
             self._next_suspect(job)
             return
+        self._way.enter(claim.lane, len(works))
+        if not self._parts.runtimes[request.task].is_long:
+            self.batcher.expect(claim.lane, len(works))
         for work in works:
             self._readers[claim.lane].submit(self._read_into_batch, work)
 
@@ -211,10 +216,13 @@ class Engine:
         work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
 
     def _read_into_batch(self, work: Work) -> None:
+        self._way.step_aside(work.job.lane)
         if work.job.dropped:
             self.committer.put([work], [None])
         elif self._prepare(work):
             self.batcher.put(work)
+        if not self._parts.runtimes[work.request.task].is_long:
+            self.batcher.expect(work.job.lane, -1)
 
     def _read_suspect(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
@@ -235,6 +243,8 @@ class Engine:
 
     def _settled(self, work: Work, has_outcome: bool) -> None:
         self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
+        if not work.job.suspect:
+            self._way.leave(work.job.lane)
         self._next_suspect(work.job)
 
     def _ended(self, job: HeldJob) -> None:

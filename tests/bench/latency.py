@@ -1,4 +1,4 @@
-"""Interactive latency, idle and while two-second bulk chunks saturate the worker: python -m tests.bench.latency.
+"""Interactive latency, idle and while a folder run saturates the worker: python -m tests.bench.latency.
 
 Holds when the loaded p95 is at most the idle p95 and two micro-batches.
 """
@@ -6,8 +6,10 @@ Holds when the loaded p95 is at most the idle p95 and two micro-batches.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
-import threading
 import time
 
 from tests.bench.common import Stack, pictures, quantile, stack, table
@@ -37,54 +39,65 @@ def interactive_ms(
 
 
 class Load:
-    """Keeps two chunks of bulk work in the queue at all times."""
+    """A folder run in a process of its own, as large as the worker needs to stay busy."""
 
-    def __init__(self, bench: Stack, images: list[bytes]) -> None:
-        self._bench, self._images = bench, images
-        self._stop = threading.Event()
-        self.jobs: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+    def __init__(self, bench: Stack, images: list[bytes], number: int) -> None:
+        self._bench = bench
+        folder = bench.root / "run"
+        folder.mkdir()
+        for index, data in enumerate(images):
+            (folder / f"{index:06}.img.png").write_bytes(data)
+        for index in range(len(images), number):
+            os.link(folder / f"{index % len(images):06}.img.png", folder / f"{index:06}.img.png")
+        out = bench.root.parent / "out"
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "visionpipe", "batch", "classification", folder, "-o", out, "-m", bench.model],
+            env={
+                **os.environ,
+                "VISIONPIPE_REDIS_URL": bench.settings.redis_url or "",
+                "VISIONPIPE_MEDIA_ROOTS": json.dumps({"bench": str(bench.root)}),
+            },
+            stdout=subprocess.DEVNULL,
+        )
 
-    def _run(self) -> None:
-        open_jobs: list[str] = []
-        while not self._stop.is_set():
-            open_jobs = [job for job in open_jobs if not self._bench.ended(job)]
-            while len(open_jobs) < 4:
-                open_jobs.append(self._bench.submit_blobs(self._images, Lane.BULK))
-                self.jobs.append(open_jobs[-1])
-            time.sleep(0.05)
+    def wait_until_busy(self) -> None:
+        """Wait until the run's chunks have grown to two seconds of work."""
+        while not any(record.held_items for record in run(self._bench.redis, calls.workers())):
+            if self._process.poll() is not None:
+                raise RuntimeError("the folder run ended")
+            time.sleep(0.1)
+        time.sleep(8)
 
     def micro_batch_ms(self) -> float:
         """The median device step of the bulk work."""
-        steps = []
-        for job in self.jobs:
-            steps += [
-                json.loads(item)["timings"]["forward_ms"] for item in run(self._bench.redis, calls.read_items(job))
-            ]
+        steps: list[float] = []
+        for key in self._bench.redis.scan_iter("vp:items:run-*"):
+            steps += [json.loads(item)["timings"]["forward_ms"] for item in self._bench.redis.hvals(key)[:200]]
         return quantile(steps, 0.5)
 
     def stop(self) -> None:
-        """End the load."""
-        self._stop.set()
-        self._thread.join()
+        """End the load, which must not have ended before."""
+        if self._process.poll() is not None:
+            raise RuntimeError("the folder run was too short")
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(60)
 
 
 def measure(model: str) -> list[object]:
     """Measure one model."""
     with stack(model) as bench:
-        images = pictures(model, 2000)
+        images = pictures(model, 200)
         interactive_ms(bench, images[0], 20)
         started = time.perf_counter()
-        bench.wait(bench.submit_blobs(images[:200], Lane.BULK))
-        rate = 200 / (time.perf_counter() - started)
+        bench.wait(bench.submit_blobs(images, Lane.BULK))
+        rate = len(images) / (time.perf_counter() - started)
         idle = interactive_ms(bench, images[0], REQUESTS)
-        load = Load(bench, images[: max(8, min(2000, round(2 * rate)))])
-        time.sleep(6)
+        load = Load(bench, images[:64], round(60 * rate))
+        load.wait_until_busy()
         stages: dict[str, list[float]] = {}
         loaded = interactive_ms(bench, images[0], REQUESTS, stages)
-        load.stop()
         step = load.micro_batch_ms()
+        load.stop()
     bound = quantile(idle, 0.95) + 2 * step
     holds = "yes" if quantile(loaded, 0.95) <= bound else "NO"
     quantiles = [quantile(times, share) for times in (idle, loaded) for share in (0.5, 0.95)]

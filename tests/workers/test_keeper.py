@@ -53,9 +53,11 @@ def test_a_cancel_is_heard_at_once_and_finished_items_stay(make_rig: Any) -> Non
     assert until(lambda: rig.engine.held()[0].stopped is JobState.CANCELLED) < 0.5
     rig.watched.gate.set()
     envelope = rig.ended(job)
-    assert (envelope.record.state, len(envelope.items)) == (JobState.CANCELLED, 2)
+    # The device takes what is ready: one image, or two if the second was quick.
+    (batch,) = rig.watched.batches
+    assert (envelope.record.state, len(envelope.items)) == (JobState.CANCELLED, len(batch))
     books = run(rig.redis, calls.accounts())["grey"]
-    assert (books.done, books.cancelled, books.open) == (2, 8, 0)
+    assert (books.done, books.cancelled, books.open) == (len(batch), 10 - len(batch), 0)
 
 
 def test_a_deadline_stops_a_job_on_time(make_rig: Any) -> None:

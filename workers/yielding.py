@@ -1,0 +1,41 @@
+"""Lets bulk work step aside, for moments, while interactive work is on its way through the worker."""
+
+from __future__ import annotations
+
+import threading
+
+from visionpipe.schemas.jobs import Lane
+
+ASIDE_S = 0.03
+"""How long one step of bulk work stands aside at most, so that steady interactive work slows it and never stops it."""
+
+
+class RightOfWay:
+    """Counts interactive images between claim and commit; safe in threads.
+
+    Python lets one thread run at a time: a bulk image decoded now delays an interactive one that is about to be read.
+    """
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._changed = threading.Condition()
+
+    def enter(self, lane: Lane, num_items: int) -> None:
+        """Count images that were claimed."""
+        if lane is Lane.INTERACTIVE:
+            with self._changed:
+                self._under_way += num_items
+
+    def leave(self, lane: Lane) -> None:
+        """Count one that has left the worker."""
+        if lane is Lane.INTERACTIVE:
+            with self._changed:
+                self._under_way -= 1
+                if self._under_way == 0:
+                    self._changed.notify_all()
+
+    def step_aside(self, lane: Lane) -> None:
+        """Wait, before a step of bulk work, until no interactive image is under way, but not for long."""
+        if lane is Lane.BULK and self._under_way:
+            with self._changed:
+                self._changed.wait_for(lambda: self._under_way == 0, ASIDE_S)
