@@ -152,9 +152,14 @@ def _answer(job: Job[Result], index: int, name: str | None, total: int, ends_at:
         left = GLANCE_S if ends_at is None else ends_at - monotonic()
         try:
             envelope = job.wait(max(0.0, min(GLANCE_S, left)))
-        except ResultTimeoutError:
+        except ResultTimeoutError as error:
             if left <= 0:
-                raise
+                job.cancel()
+                late = ResultTimeoutError("No answer within the time given; the job was cancelled.", job=job.id)
+                if total == 1:
+                    raise late from error
+                # Others may have an answer, which this one must not take away.
+                return Answer(Item(index=index, name=name, error=error_info(late)))
             record = job.record()
             told = record.progress
             steps = f", {told.done}/{told.total} {told.note}" if told and told.total > 1 else ""

@@ -134,6 +134,24 @@ def test_a_timeout_cancels_what_was_asked(ask, pictures, settings, fake_worker):
         assert run(redis, calls.accounts())["lenet-digits"].cancelled == 1
 
 
+def test_a_timeout_takes_no_answer_away_that_came_in_time(ask, pictures, settings, fake_worker):
+    at_once = fake_worker.answer
+
+    def slow_on_two(data, request):
+        if data == b"two":
+            time.sleep(3)
+        return at_once(data, request)
+
+    fake_worker.answer = slow_on_two
+    told = ask("classification", *pictures, "--timeout", "1.5", "--json")
+    assert told.exit_code == 3
+    items = json.loads(told.stdout)["items"]
+    assert items[0]["result"]["classes"][0]["label"] == "one"
+    assert [item["error"] and item["error"]["code"] for item in items] == [None, "result_timeout", "result_timeout"]
+    with connect(str(settings.redis_url)) as redis:
+        assert run(redis, calls.accounts())["lenet-digits"].cancelled == 1
+
+
 def test_ctrl_c_cancels_what_was_asked(pictures, settings, fake_worker):
     fake_worker.hold()
     words = ["run", "classification", pictures[0], "-m", "lenet-digits", "--redis-url", str(settings.redis_url)]
