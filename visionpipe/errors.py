@@ -225,7 +225,7 @@ class ModelLoadError(ServiceError, code="model_load_failed"):
 
 
 class LedgerError(ServiceError, code="ledger_failed"):
-    """The ledger of a folder run cannot be read or written."""
+    """The ledger of a folder run, or what is written beside it, cannot be read or written."""
 
 
 class WorkerStartError(ServiceError, code="worker_start_failed"):

@@ -41,7 +41,6 @@ class Saved(NamedTuple):
 
 def save_artifacts(client: Client, answers: list[Answer], folder: Path) -> list[Saved]:
     """Fetch every artifact and write it as ``<image>-<field>.<suffix>``."""
-    folder.mkdir(parents=True, exist_ok=True)
     saved: list[Saved] = []
     for item in (answer.item for answer in answers):
         for field, ref in item.result.artifacts() if item.result else []:

@@ -20,6 +20,7 @@ from visionpipe.cli.batch_view import print_report, progress_view
 from visionpipe.cli.values import parse_options
 from visionpipe.errors import InvalidRequestError
 from visionpipe.runs import Labels, RunReport, rewrite_outputs, run_folder
+from visionpipe.runs.lock import output_lock
 from visionpipe.runs.names import real_path
 from visionpipe.runs.progress import OnProgress
 from visionpipe.runs.spec import full_options
@@ -65,8 +66,10 @@ def batch(
     if report_only:
         report = rewrite_outputs(output, labels=truths)
     else:
-        # Before Redis and a worker are started, which a slip of the pen should not cost.
+        # Before Redis and a worker are started, which neither a slip of the pen nor a full disk should cost.
         options = full_options(task, parse_options(option or [], _no_image))
+        with output_lock(output):
+            pass
         job = FolderJob(
             folder,
             output,

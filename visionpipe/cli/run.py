@@ -60,6 +60,8 @@ def run(
     """
     words = list(option or []) + ([] if top_k is None else [f"top_k={top_k}"])
     sources = [_existing(image) for image in images or []]
+    if save is not None:
+        _make_folder(save)
     settings = load_settings(redis_url=redis_url)
     _options(task, words, style or [], lambda _: PLACEHOLDER)
     console = err()
@@ -85,6 +87,14 @@ def _existing(image: str) -> str:
         if not Path(image).exists():
             raise ImageNotFoundError(f"There is no file {image!r}.")
     return image
+
+
+def _make_folder(folder: Path) -> None:
+    # Before anything is asked, whose answers could not be kept.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequestError(f"--save {folder}: {error.strerror}. Choose another folder.") from error
 
 
 def _options(task: str, words: list[str], styles: list[str], image: Callable[[str], Any]) -> Any:

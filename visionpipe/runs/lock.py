@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from visionpipe.errors import RunLockedError
+from visionpipe.errors import LedgerError, RunLockedError
 
 LOCK_NAME = ".lock"
 
@@ -19,10 +19,12 @@ def output_lock(out: Path) -> Iterator[None]:
 
     Raises:
         RunLockedError: Another process holds it.
+        LedgerError: It cannot be made or written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    # After kill -9 a file that names a process lives on, a lock does not; the number inside only serves the message.
-    descriptor = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # After kill -9 a file that names a process lives on, a lock does not; the number only serves the message.
+        descriptor = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,3 +39,19 @@ def output_lock(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Say of the output folder what the system says of one of its files.
+
+    Raises:
+        LedgerError: Something in it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LedgerError(
+            f"The output folder {str(out)!r} cannot be written to: {error}. "
+            "Make room or mend its permissions and run again, which goes on where this stopped."
+        ) from error

@@ -14,6 +14,7 @@ from visionpipe.runs.columns import Columns, columns, named_scores
 from visionpipe.runs.gallery import Gallery
 from visionpipe.runs.labels import Comparison, Labels
 from visionpipe.runs.ledger import Ledger
+from visionpipe.runs.lock import writable
 from visionpipe.runs.names import as_base64, as_text, real_path
 from visionpipe.runs.progress import OnProgress, RunProgress, Stage
 from visionpipe.runs.report import RunReport, Tally
@@ -62,15 +63,16 @@ def write_outputs(
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Open a file for writing that takes the place of ``path`` only once it is whole and on disk."""
     draft = path.with_name(f".{path.name}.part")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            # Without fsync a power cut could leave the new name with the content still missing.
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with writable(path.parent):
+        try:
+            with draft.open("w", encoding="utf-8", newline="") as file:
+                yield file
+                # Without fsync a power cut could leave the new name with the content still missing.
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _line(row: Row, answer: dict[str, Any], target: str) -> str:

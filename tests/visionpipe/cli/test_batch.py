@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from visionpipe.cli.batch import register, root_name
 from visionpipe.cli.batch_view import print_report, progress_view
-from visionpipe.errors import InvalidRequestError
+from visionpipe.errors import InvalidRequestError, LedgerError
 from visionpipe.runs import RunProgress, RunReport, Stage
 from visionpipe.runs.report import Accuracy, Failure
 from visionpipe.runs.rows import Counts
@@ -26,6 +26,14 @@ def test_a_wrong_option_is_told_before_anything_is_started(tmp_path, monkeypatch
     app = typer.Typer()
     register(app)
     assert isinstance(CliRunner().invoke(app, words).exception, InvalidRequestError)
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_before_anything_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("visionpipe.cli.batch.ensure_stack", None)
+    app = typer.Typer()
+    register(app)
+    told = CliRunner().invoke(app, ["classification", str(tmp_path), "-o", "/proc/none", "-m", "lenet-digits"])
+    assert isinstance(told.exception, LedgerError)
 
 
 def test_a_folder_has_one_root_name_however_it_is_reached(tmp_path):

@@ -96,6 +96,7 @@ def test_a_bad_image_harms_no_other_and_the_exit_status_says_so(ask, pictures, f
         (["classification", "-O", "top_k"], "-O KEY=VALUE"),
         (["style_transfer"], "at least one --style"),
         (["classification"], "at least 1 item"),
+        (["classification", "--save", "/proc/none"], "--save /proc/none"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_starts(ask, words, message):

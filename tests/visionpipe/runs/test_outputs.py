@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from visionpipe.errors import LedgerError
 from visionpipe.runs.labels import Labels, Truth
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.outputs import replacing, write_outputs
@@ -150,6 +151,13 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
         die_half_way()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_is_told_with_its_folder(tmp_path):
+    (tmp_path / "results.csv").mkdir()
+    with pytest.raises(LedgerError, match=r"results\.csv"):
+        write(tmp_path, {b"a.png": Outcome(0, answered("cat"))})
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_the_gallery_is_bounded_and_says_what_it_leaves_out(tmp_path, monkeypatch):
