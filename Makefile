@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults check format lock clean
+.PHONY: help setup demo test faults bench check format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,9 @@ test: $(READY) ## run all tests (ARGS=... adds options)
 
 faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
 	@$(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
+
+bench: $(READY) ## measure latency under load, throughput beside the bare model, memory
+	@for part in latency throughput memory; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -47,14 +47,14 @@ def worker(
     try:
         settings = load_settings(redis_url=redis_url, http_port=http_port)
         roots = {**settings.media_roots, **parse_media_roots(media_root or [])}
-        _host(model, device, max_batch, precision, parse_lanes(lanes), worker_id, roots, settings)
+        status = _host(model, device, max_batch, precision, parse_lanes(lanes), worker_id, roots, settings)
     except VisionPipeError as error:
         # One line that a supervisor can show; a traceback would say nothing more.
         typer.echo(f"error: {error.code}: {error.message}", err=True)
         raise typer.Exit(1) from error
     # Nothing is left to save, and taking torch apart in good order costs seconds of a restart.
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)
 
 
 def _host(
@@ -66,7 +66,7 @@ def _host(
     worker_id: str | None,
     media_roots: dict[str, Path],
     settings: Settings,
-) -> None:
+) -> int:
     if settings.redis_url is None:
         raise SettingsError(
             "Expected a Redis to take jobs from, got none. Set VISIONPIPE_REDIS_URL or --redis-url, "
@@ -84,7 +84,7 @@ def _host(
         worker_id=worker_id,
         media_roots=media_roots,
     )
-    Host(options, settings).run()
+    return Host(options, settings).run()
 
 
 def parse_lanes(text: str) -> list[Lane]:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -73,6 +74,8 @@ class Engine:
         self._settings = settings
         self._held: dict[str, HeldJob] = {}
         self._lock = threading.Lock()
+        self._suspects: deque[Work] = deque()
+        self._suspect: Work | None = None
         threads = default_decode_threads(settings.decode_threads)
         self._readers = {
             lane: ThreadPoolExecutor(threads, f"decode-{lane}", initializer=use_cores, initargs=(1,)) for lane in Lane
@@ -160,8 +163,12 @@ class Engine:
         self._parts.window.add(claim.lane, len(works), weight)
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
-            job.suspects.extend(works)
-            self._next_suspect(job)
+            with self._lock:
+                if claim.lane is Lane.INTERACTIVE:
+                    self._suspects.extendleft(reversed(works))
+                else:
+                    self._suspects.extend(works)
+            self._next_suspect()
             return
         self._way.enter(claim.lane, len(works))
         if not self._parts.runtimes[request.task].is_long:
@@ -169,10 +176,15 @@ class Engine:
         for work in works:
             self._readers[claim.lane].submit(self._read_into_batch, work)
 
-    def _next_suspect(self, job: HeldJob) -> None:
+    def _next_suspect(self, settled: Work | None = None) -> None:
         """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
-        if job.suspects:
-            self.batcher.put_suspect(job.suspects.popleft())
+        with self._lock:
+            if settled is self._suspect:
+                self._suspect = None
+            if self._suspect is not None or not self._suspects:
+                return
+            self._suspect = self._suspects.popleft()
+            self.batcher.put_suspect(self._suspect)
 
     def _read(self, ref: ImageRef) -> Decoded:
         return self._decode(self._parts.fetcher.fetch(ref))
@@ -243,9 +255,10 @@ class Engine:
 
     def _settled(self, work: Work, has_outcome: bool) -> None:
         self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
-        if not work.job.suspect:
+        if work.job.suspect:
+            self._next_suspect(work)
+        else:
             self._way.leave(work.job.lane)
-        self._next_suspect(work.job)
 
     def _ended(self, job: HeldJob) -> None:
         with self._lock:

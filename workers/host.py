@@ -19,7 +19,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_ready
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from kombu.entity import Queue
 
 from models.catalog import Catalog, Entry
@@ -104,8 +104,8 @@ class Host:
         )
         self._app = self._make_app()
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; gives the exit status, 0 unless Celery gave up by itself."""
         self._engine.batcher.start()
         self._keeper.start()
         self._serve_http()
@@ -124,6 +124,8 @@ class Host:
             hostname=f"{self.worker}@%h",
         )
         worker_ready.connect(lambda **_: self._on_ready(), weak=False)
+        told = threading.Event()
+        worker_shutting_down.connect(lambda **_: told.set(), weak=False)
         celery_worker.start()
         hurry = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -132,6 +134,7 @@ class Host:
         logger.info("draining: finishing %d images, at most %g s", self._window.held, self._settings.drain_s)
         self._engine.drain(self._settings.drain_s, hurry)
         self._keeper.close()
+        return 0 if told.is_set() else int(celery_worker.exitcode or 0)
 
     def fault(self) -> str | None:
         """What keeps this worker from working, for the liveness probe."""

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from visionpipe.errors import ServiceError
 from visionpipe.queue import calls, keys, run
+from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import JobState, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import Store
@@ -25,6 +26,9 @@ logger = logging.getLogger("visionpipe.keeper")
 
 LISTEN_S = 1.0
 """How long to wait for a cancelled job before looking at the clock again; less than any socket's patience."""
+COLLECT_EVERY_S = 3600
+"""How often expired values are removed from an external store."""
+
 _STOPS = {"cancelled": JobState.CANCELLED, "expired": JobState.EXPIRED}
 
 
@@ -169,10 +173,25 @@ class Keeper:
             logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten", *swept)
 
     def _clean(self) -> None:
-        """Delete ended jobs' pixels from an external store; apart from the leases, since a store may be slow."""
+        """Keep an external store: apart from the leases, since it may be slow."""
+        touch_at = collect_at = time.monotonic()
         while not self._closing.wait(self._settings.sweep_s):
+            now = time.monotonic()
             try:
                 for job in run(self._redis, calls.gc()):
                     self._store.delete_job(job)
+                if now >= touch_at:
+                    self._touch()
+                    touch_at = now + self._settings.blob_ttl_s / 4
+                if now >= collect_at:
+                    self._store.gc()
+                    collect_at = now + COLLECT_EVERY_S
             except (ServiceError, OSError) as error:
                 logger.warning("pixels of ended jobs were not deleted: %s", error)
+
+    def _touch(self) -> None:
+        """Keep the pixels of held jobs alive; in Redis the renewal of their leases does that."""
+        for held in self._held():
+            for ref in held.request.images:
+                if isinstance(ref, BlobImage) and ref.key.startswith("blob:"):
+                    self._store.touch(ref.key, self._settings.blob_ttl_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,6 @@ class HeldJob:
         stopped: The final state the job is heading for, once somebody stopped it.
         lost: Whether another holds the job now; then nothing of it may be written.
         handing_back: Whether this worker ends and leaves what has not begun to another.
-        suspects: Images of a job whose worker died, that have not had their turn.
         num_dropped: Items that will not be done here.
         progress: What long work last told, until it is recorded.
         told_at: When progress was last recorded.
@@ -43,7 +41,6 @@ class HeldJob:
     stopped: JobState | None = None
     lost: bool = False
     handing_back: bool = False
-    suspects: deque[Work] = field(default_factory=deque)
     num_dropped: int = 0
     progress: Progress | None = None
     told_at: float = 0.0

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState, Lane
 from workers import batching
+from workers.yielding import ASIDE_S, RightOfWay
 
 RAISES, NOT_A_NUMBER, EXITS = 255, 254, 253
 
@@ -185,9 +186,7 @@ def test_items_name_their_images_and_their_times(rig: Any) -> None:
 
 
 def test_suspects_run_alone_marked_and_in_order(rig: Any) -> None:
-    job = rig.submit([1, 2, 3], accept=False)
-    run(rig.redis, calls.claim(job, "dead", "t0", rig.hosted.info, rig.settings))
-    run(rig.redis, calls.expire_worker("dead", rig.settings))
+    job = submit_suspect(rig, [1, 2, 3])
     rig.watched.gate.clear()
     rig.engine.accept(job)
     until(lambda: rig.watched.batches)
@@ -363,3 +362,40 @@ def test_each_image_gets_its_own_answer_and_just_one(rig: Any, jobs: Any, room: 
     assert Counter(rig.engine.batcher._ready_values.values()) == {0: 2}
     books = run(rig.redis, calls.accounts())["grey"]
     assert books.open == 0
+
+
+def submit_suspect(rig: Any, levels: list[int]) -> str:
+    """Submit a job whose first worker died."""
+    job: str = rig.submit(levels, accept=False)
+    run(rig.redis, calls.claim(job, "dead", "t0", rig.hosted.info, rig.settings))
+    run(rig.redis, calls.expire_worker("dead", rig.settings))
+    return job
+
+
+def test_suspects_of_two_jobs_never_overlap(rig: Any) -> None:
+    rig.watched.gate.clear()
+    jobs = [submit_suspect(rig, [level]) for level in (10, 20)]
+    for job in jobs:
+        rig.engine.accept(job)
+    until(lambda: rig.watched.batches)
+    time.sleep(0.2)
+    assert [rig.redis.hget(f"vp:job:{job}", "mark") for job in jobs] == [b"0", None]
+    rig.watched.gate.set()
+    assert [rig.answers(job) for job in jobs] == [[10], [20]]
+
+
+def test_bulk_work_steps_aside_for_interactive_work_but_not_for_long() -> None:
+    way = RightOfWay()
+    way.enter(Lane.BULK, 3)
+    way.enter(Lane.INTERACTIVE, 2)
+    way.leave(Lane.INTERACTIVE)
+    started = time.monotonic()
+    way.step_aside(Lane.INTERACTIVE)
+    assert time.monotonic() - started < ASIDE_S
+    way.step_aside(Lane.BULK)
+    assert time.monotonic() - started >= ASIDE_S
+    threading.Timer(0.005, way.leave, [Lane.INTERACTIVE]).start()
+    way.step_aside(Lane.BULK)
+    started = time.monotonic()
+    way.step_aside(Lane.BULK)
+    assert time.monotonic() - started < ASIDE_S
