@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 from models.errors import InvalidImage, UnsupportedImage
@@ -31,6 +32,10 @@ _REFUSED = (
     (b"\x00\x00\x01\x00", "an icon"),
 )
 _ORIENTATION_TAG = 0x0112
+_PNM_COMMENT = re.compile(rb"#[^\r\n]*+[\r\n]?")
+# Possessive throughout: a file of nothing but comments must not be read twice.
+_PBM_HEADER = re.compile(rb"P4(?:(?:\s|#[^\r\n]*+[\r\n])++\d++){2}")
+_PNM_HEADER = re.compile(rb"P[56](?:(?:\s|#[^\r\n]*+[\r\n])++\d++){3}")
 
 
 def sniff(data: bytes) -> str:
@@ -107,6 +112,20 @@ def png_without_texts(data: bytes) -> bytes:
             kept.append(data[start:end])
         start = end
     return b"".join(kept)
+
+
+def pnm_without_comments(data: bytes) -> bytes:
+    """Copy a PBM, PGM or PPM without its comments, which Pillow takes minutes over where there are many or long ones.
+
+    Raises:
+        InvalidImage: Its header is cut off.
+    """
+    if data[1:2] in b"123":
+        return _PNM_COMMENT.sub(b"\n", data)
+    found = (_PBM_HEADER if data[1:2] == b"4" else _PNM_HEADER).match(data)
+    if found is None:
+        raise InvalidImage("Expected width, height and depth after the first two letters of a PNM picture, got none.")
+    return _PNM_COMMENT.sub(b"\n", found[0]) + data[found.end() :] if b"#" in found[0] else data
 
 
 def _guess(data: bytes) -> str:

@@ -130,6 +130,8 @@ def _open(file_format: str, data: bytes) -> ImageFile.ImageFile:
     # The plugin itself, because Image.open applies Pillow's own pixel limit, a global that also warns, and loads
     # every plugin there is. A JPEG of several pictures (MPO) opens as its first.
     plugin = _PLUGINS[file_format]
+    if file_format == "PPM":
+        data = headers.pnm_without_comments(data)
     try:
         return plugin(io.BytesIO(data))
     except ValueError:

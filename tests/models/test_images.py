@@ -3,6 +3,7 @@ import io
 import random
 import struct
 import threading
+import time
 import warnings
 import zipfile
 import zlib
@@ -291,3 +292,29 @@ def test_threads_decode_side_by_side():
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("plain", "commented"),
+    [
+        (b"P2 2 2 9 1 2 3 4\n", b"P2 # a\n2 2 #b\r9\n1 2#c\n3 4 # end"),
+        (b"P5 2 2 255 #12#", b"P5\n# made by\n# hand\n2 #w\n2\n255 #12#"),
+        (b"P4 8 2 #1", b"P4 # x\n8 2 #1"),
+        (b"P6 1 1 255\n#\n1", b"P6\t#\n1 1 255\n#\n1"),
+    ],
+)
+def test_comments_in_a_pnm_change_nothing(plain, commented):
+    expected, found = (np.asarray(decode(data, **LIMITS).image) for data in (plain, commented))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"P2 1000 1000 9\n" + b"1\n#\n" * 900_000, b"P5 " + b"#" * 2**24, b"P6 " + b"#\n" * 2**22, b"P5 1 1"],
+    ids=["plain", "one long", "many short", "cut off"],
+)
+def test_a_pnm_of_comments_takes_no_time(data):
+    begun = time.monotonic()
+    with pytest.raises(InvalidImage):
+        decode(data, **LIMITS)
+    assert time.monotonic() - begun < 5
