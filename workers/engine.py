@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from redis import Redis
@@ -28,8 +27,8 @@ from workers.hosted import HostedModel
 from workers.metrics import Metrics
 from workers.outcome import describe
 from workers.persist import persist
+from workers.readers import Readers
 from workers.runtime import Outcome, Runtime
-from workers.threads import use_cores
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
@@ -76,10 +75,7 @@ class Engine:
         self._lock = threading.Lock()
         self._suspects: deque[Work] = deque()
         self._suspect: Work | None = None
-        threads = default_decode_threads(settings.decode_threads)
-        self._readers = {
-            lane: ThreadPoolExecutor(threads, f"decode-{lane}", initializer=use_cores, initargs=(1,)) for lane in Lane
-        }
+        self._readers = Readers(self._read_into_batch, default_decode_threads(settings.decode_threads))
         hooks = Hooks(
             finished=self._finished,
             dropped=lambda work: self.committer.put([work], [None]),
@@ -134,8 +130,7 @@ class Engine:
         self.committer.close(timeout_s=HAND_BACK_S)
         for job, outcomes in stuck:
             hand_back(self._redis, job, outcomes)
-        for reader in self._readers.values():
-            reader.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
         logger.info("drained; %d jobs handed back", len(left))
 
     def _wait_until_empty(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
@@ -173,8 +168,7 @@ class Engine:
         self._way.enter(claim.lane, len(works))
         if not self._parts.runtimes[request.task].is_long:
             self.batcher.expect(claim.lane, len(works))
-        for work in works:
-            self._readers[claim.lane].submit(self._read_into_batch, work)
+        self._readers.put(claim.lane, works)
 
     def _next_suspect(self, settled: Work | None = None) -> None:
         """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
