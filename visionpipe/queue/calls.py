@@ -99,24 +99,6 @@ def submit(
         raise ValueError(f"expected payloads blob:{job}:0, blob:{job}:1, ... without gaps, got {sorted(payloads)[:3]}")
     text = request.model_dump_json()
 
-    def parse(answer: list[bytes]) -> Submitted:
-        verdict = answer[0].decode()
-        if verdict == "no_worker":
-            raise NoWorkerError(
-                f"Expected a live worker for model {request.model!r} on the {lane} lane, found none. "
-                f"Start one with: visionpipe worker {request.model.partition('@')[0]}",
-                model=request.model,
-            )
-        if verdict == "full":
-            raise _queue_full(request.model, lane, int(answer[1]), float(answer[2]), settings)
-        if verdict == "conflict":
-            raise JobConflictError(
-                f"Expected a new job id, but {job!r} is taken by a different request. Choose another id."
-            )
-        if verdict == "unstored":
-            raise QueueUnavailableError("Expected the job's pixels in Redis, but they did not arrive. Submit it again.")
-        return Submitted(verdict == "created", JobState(answer[1].decode()))
-
     return Call(
         script("submit"),
         (
@@ -125,10 +107,30 @@ def submit(
             _ms(settings.result_ttl_s), settings.max_queued_items, int(wait_for_worker), ticket_template(),
             request.task, text, stage,
         ),
-        parse,
+        lambda answer: _submitted(answer, request.model, job, lane, settings),
         {keys.staged(stage, int(key.rpartition(":")[2])): data for key, data in payloads.items()},
         _ms(settings.blob_ttl_s),
     )  # fmt: skip
+
+
+def _submitted(answer: list[bytes], target: str, job: str, lane: Lane, settings: Settings) -> Submitted:
+    """Read the answer of ``submit.lua``."""
+    verdict = answer[0].decode()
+    if verdict == "no_worker":
+        raise NoWorkerError(
+            f"Expected a live worker for model {target!r} on the {lane} lane, found none. "
+            f"Start one with: visionpipe worker {target.partition('@')[0]}",
+            model=target,
+        )
+    if verdict == "full":
+        raise _queue_full(target, lane, int(answer[1]), float(answer[2]), settings)
+    if verdict == "conflict":
+        raise JobConflictError(
+            f"Expected a new job id, but {job!r} is taken by a different request. Choose another id."
+        )
+    if verdict == "unstored":
+        raise QueueUnavailableError("Expected the job's pixels in Redis, but they did not arrive. Submit it again.")
+    return Submitted(verdict == "created", JobState(answer[1].decode()))
 
 
 def _check_word(what: str, word: str) -> None:
