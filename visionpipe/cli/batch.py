@@ -90,11 +90,13 @@ def batch(
 
 
 def _carry_out(console: Console, job: FolderJob, redis_url: str | None, device: str, precision: str) -> RunReport:
+    settings = load_settings(redis_url=redis_url)
     try:
         with (
             ensure_stack(
-                [job.model],
-                settings=load_settings(redis_url=redis_url),
+                # Whoever names a Redis means the workers behind it.
+                [job.model] if settings.redis_url is None else [],
+                settings=settings,
                 media_roots={root_name(job.folder): job.folder},
                 device=device,
                 precision=precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 
@@ -87,3 +88,21 @@ def test_the_summary_adds_up_and_shows_failures_as_text():
     print_report(Console(file=text, width=100), report)
     for part in ("12 = 9 done + 2 failed + 1 skipped", "88.89 %", "poison", "[red]a.png", "it kills", "other type 1"):
         assert part in text.getvalue()
+
+
+def test_a_redis_that_was_named_is_used_with_the_workers_behind_it_alone(tmp_path, redis_url, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def stack(models, **_):
+        asked.append(list(models))
+        raise InvalidRequestError("seen enough")
+        yield
+
+    monkeypatch.setattr("visionpipe.cli.batch.ensure_stack", stack)
+    app = typer.Typer()
+    register(app)
+    words = ["classification", str(tmp_path), "-o", str(tmp_path / "out"), "-m", "lenet-digits"]
+    CliRunner().invoke(app, [*words, "--redis-url", redis_url])
+    CliRunner().invoke(app, words, env={"VISIONPIPE_REDIS_URL": None})
+    assert asked == [[], ["lenet-digits"]]
