@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -46,7 +48,10 @@ def list_models(
     if as_json:
         typer.echo(json.dumps([_facts(entry) for entry in entries], indent=2))
     else:
-        Console().print(_table(entries))
+        _console_out().print(_table(entries))
+    if folder is not None and not folder.expanduser().is_dir():
+        told = f"[yellow]Left out:[/] {escape(str(folder))} is no folder"
+        _console_err().print(told, highlight=False, soft_wrap=True)
     for fault in catalog.broken():
         _console_err().print(f"[yellow]Left out:[/] {fault.message}", markup=True, highlight=False)
 
@@ -64,9 +69,12 @@ def show_model(
         typer.echo(json.dumps(_facts(entry) | {"card": entry.card.model_dump(mode="json")}, indent=2))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    # The path of the weights is there to be copied.
+    table.add_column(overflow="fold")
     for field, value in _lines(entry):
         table.add_row(f"[bold]{field}", value)
-    Console().print(table)
+    _console_out().print(table)
 
 
 @app.command("pull")
@@ -99,6 +107,11 @@ def _told() -> Iterator[None]:
         _console_err().print(f"[red]{error.code}:[/] ", end="")
         _console_err().print(error.message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _console_out() -> Console:
+    # A name folded at 80 columns is no name to grep for.
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _console_err() -> Console:

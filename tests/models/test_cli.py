@@ -85,3 +85,14 @@ def test_pull_names_the_file_that_would_do(run, tmp_path, monkeypatch):
 
 def _no_network(url, timeout):
     raise OSError("no network in this test")
+
+
+def test_a_piped_list_keeps_every_name_in_one_piece(run, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    assert "efficientnet_b1.imagenet1k_v1 " in run("list", "efficientnet").stdout
+
+
+def test_a_models_folder_that_is_not_there_is_told(run, tmp_path):
+    done = run("list", "resnet18", "--models-folder", str(tmp_path / "nowhere"))
+    assert done.exit_code == 0
+    assert "nowhere is no folder" in done.stderr
