@@ -36,6 +36,7 @@ OURS: dict[str, Listed] = {
     "models": Listed("Serve", "List, show and fetch models."),
     "status": Listed("Look", "Show workers, queues and accounts.", "visionpipe.cli.status"),
     "doctor": Listed("Look", "Check this machine and say what to do about what is wrong.", "visionpipe.cli.doctor"),
+    "bare": Listed("Look", "Classify a folder in one plain loop, to compare `batch` with."),
     "schema": Listed("Look", "Print the JSON Schema of requests, results and records.", "visionpipe.cli.schema"),
 }
 """Our commands, in the order of the help; those without a module come as plugins."""
