@@ -23,7 +23,7 @@ help:
 
 setup: $(READY) ## install everything into .venv
 
-demo: $(READY) ## run 500 real images through a real queue and show the results (ARGS=... adds options)
+demo: $(READY) ## run 1,838 real files through a real queue and show the results (ARGS=... adds options)
 	@$(BIN)/visionpipe demo $(ARGS)
 
 test: $(READY) ## run all tests (ARGS=... adds options)
