@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionpipe.errors import LedgerError, NoWorkerError, QueueUnavailableError, RunConflictError, UnknownJobError
+from visionpipe.errors import (
+    LedgerError,
+    NoWorkerError,
+    QueueUnavailableError,
+    RunConflictError,
+    UnknownJobError,
+    UnsupportedTaskError,
+)
 from visionpipe.runs.labels import Labels
 from visionpipe.runs.ledger import LEDGER_NAME, Ledger, discard
 from visionpipe.runs.lock import output_lock
@@ -78,6 +85,7 @@ async def run_folder(
         RunConflictError: ``out`` holds another run, or the model has changed since.
         RunLockedError: Another process runs into ``out``.
         NoWorkerError: No worker of the model came in time.
+        UnsupportedTaskError: The workers of the model do not serve the task.
         asyncio.CancelledError: Interrupted; the same call resumes.
     """
     settings = settings or load_settings()
@@ -155,6 +163,10 @@ async def _pin(client: AsyncClient, ledger: Ledger, spec: RunSpec, on_progress: 
         fitting = [worker for worker in live if not wanted or worker.digest == wanted]
         if fitting:
             newest = max(fitting, key=lambda worker: worker.started_at)
+            # Else every single image would be sent, only to fail with this.
+            if spec.task not in newest.tasks:
+                able = ", ".join(newest.tasks)
+                raise UnsupportedTaskError(f"Expected a task that {name!r} can do ({able}), got {spec.task!r}.")
             ledger.note("pinned", f"{name}@{newest.digest}")
             return f"{name}@{newest.digest}"
         # Waiting would not help: only the old weights give answers that belong to this run.

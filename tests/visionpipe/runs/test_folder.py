@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from visionpipe.aclient import AsyncClient
-from visionpipe.errors import NoWorkerError, RunConflictError, RunLockedError
+from visionpipe.errors import NoWorkerError, RunConflictError, RunLockedError, UnsupportedTaskError
 from visionpipe.runs import Labels, RunReport, Stage, rewrite_outputs, run_folder
 from visionpipe.runs.labels import Truth
 from visionpipe.runs.ledger import Ledger
@@ -184,6 +184,12 @@ async def test_without_a_worker_the_error_says_how_to_start_one(client, digit_fo
         await run_folder(
             client, digit_folder, tmp_path / "out", task="classification", model="resnet18", worker_timeout_s=0.3
         )
+
+
+async def test_a_task_that_the_model_cannot_do_is_refused_before_any_image_is_sent(client, digit_folder, tmp_path):
+    with pytest.raises(UnsupportedTaskError, match="can do \\(classification\\), got 'detection'"):
+        await run_folder(client, digit_folder, tmp_path / "out", task="detection", model=MODEL)
+    assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
 async def test_the_outputs_can_be_written_again_without_any_service(client, digit_folder, tmp_path):
