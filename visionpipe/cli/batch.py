@@ -86,6 +86,14 @@ def batch(
             },
         )
         report = _carry_out(console, job, redis_url, device, precision)
+    if truths is not None and not report.accuracy:
+        console.print(
+            f"No path in {labels} is that of a file found; write them relative to the folder, as in results.csv.",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     _finish(console, report, output, as_json=as_json)
 
 

@@ -37,12 +37,19 @@ class Labels:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file)
-                truths = {row["path"]: Truth(row["label"], row.get("split") or "") for row in rows}
-        except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
-            raise InvalidRequestError(
-                f"Expected a CSV file with columns path, label and perhaps split at {str(path)!r}: {error}"
-            ) from error
-        return cls(truths)
+                header = rows.fieldnames or []
+                truths = {row.get("path"): Truth(row.get("label") or "", row.get("split") or "") for row in rows}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise _unusable(path, str(error)) from error
+        if missing := {"path", "label"} - set(header):
+            raise _unusable(path, f"no column {' and no '.join(sorted(missing))}; its header is {','.join(header)!r}")
+        return cls({name: truth for name, truth in truths.items() if name is not None})
+
+
+def _unusable(path: Path, why: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Expected a CSV file with columns path, label and perhaps split at {str(path)!r}: {why}"
+    )
 
 
 @dataclass

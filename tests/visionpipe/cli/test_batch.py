@@ -37,6 +37,33 @@ def test_an_output_folder_that_cannot_be_made_is_told_before_anything_is_started
     assert isinstance(told.exception, LedgerError)
 
 
+@pytest.mark.parametrize(("right", "warned"), [(0, True), (1, False)])
+def test_labels_that_fit_no_file_are_told(tmp_path, monkeypatch, right, warned):
+    accuracy = [Accuracy(split="all", right=right, wrong=0, unanswered=0)] if right else []
+    report = RunReport(
+        run="r",
+        folder="/in",
+        task="classification",
+        model="m",
+        found=1,
+        done=1,
+        failed=0,
+        skipped=0,
+        worked_s=1,
+        images_per_s=1,
+        accuracy=accuracy,
+    )
+    monkeypatch.setattr("visionpipe.cli.batch._carry_out", lambda *_: report)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n/elsewhere/a.png,cat\n")
+    app = typer.Typer()
+    register(app)
+    words = ["classification", str(tmp_path), "-o", str(tmp_path / "out"), "-m", "m", "--labels", str(labels)]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0
+    assert ("relative to the folder" in told.stderr) is warned
+
+
 def test_a_folder_has_one_root_name_however_it_is_reached(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     assert root_name(tmp_path) == root_name(tmp_path / "link") != root_name(tmp_path.parent)

@@ -125,6 +125,9 @@ def test_labels_are_read_from_csv_and_a_missing_column_is_named(tmp_path):
     (tmp_path / "bad.csv").write_text("file,label\na.png,cat\n")
     with pytest.raises(Exception, match="path, label") as caught:
         Labels.read(tmp_path / "bad.csv")
+    (tmp_path / "foreign.csv").write_text("path;label\n")
+    with pytest.raises(Exception, match="no column label and no path; its header is 'path;label'"):
+        Labels.read(tmp_path / "foreign.csv")
     assert caught.value.code == "invalid_request"
 
 
