@@ -50,7 +50,8 @@ class Prepared:
 
 def is_single(images: object) -> bool:
     """Whether the caller gave one image (or something that is no image at all), not a collection of them."""
-    one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Schema))
+    # An open file is a collection of lines to Python, and no image to us.
+    one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Schema, io.IOBase))
     return one or _is_array(images) or _is_pil(images) or not isinstance(images, (Iterable, AsyncIterable))
 
 
@@ -74,6 +75,8 @@ def prepare(source: ImageSource, *, max_bytes: int, reference: Reference | None 
         data = _encode(source)
     elif _is_array(source):
         data = _encode_array(source)
+    elif isinstance(source, io.IOBase):
+        raise UnsupportedImageError("expected a path or bytes, got an open file; pass its path, or what read() gives")
     else:
         raise UnsupportedImageError(
             f"expected a path, URL, bytes, PIL image, uint8 array or image reference, got {type(source).__name__}"

@@ -47,7 +47,7 @@ def run_all(redis: Redis, calls: Sequence[Call[bool]]) -> list[bool | None]:
     """Perform calls in one round trip; ``None`` for each that Redis refused.
 
     Raises:
-        QueueUnavailableError: Redis cannot be reached.
+        ServiceError: Redis cannot be reached, or has no memory left.
     """
     if len(calls) == 1:
         return [run(redis, calls[0])]
@@ -61,7 +61,9 @@ def run_all(redis: Redis, calls: Sequence[Call[bool]]) -> list[bool | None]:
                 redis.script_load(script.text)
             return [run(redis, call) for call in calls]
     except RedisError as error:
-        raise QueueUnavailableError(f"Expected an answer from Redis, got {type(error).__name__}: {error}.") from error
+        raise QueueUnavailableError(
+            f"Expected an answer from Redis, got {type(error).__name__}: {str(error).rstrip('.')}."
+        ) from error
     for answer in answers:
         if isinstance(answer, Exception):
             logger.warning("Redis refused a call: %s", answer)

@@ -12,7 +12,7 @@ from visionpipe.schemas.jobs import Lane
 
 IMAGES = 6000
 CHUNK = 200
-TOLERANCE_MB = 16.0
+TOLERANCE_MB = 64.0
 
 
 def measure(model: str, number: int) -> list[object]:

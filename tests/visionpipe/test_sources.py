@@ -159,3 +159,11 @@ def test_hashed_references_tell_different_pixels_apart():
     first, _ = place([Prepared(None, b"a" * 9000)], job="j", hashed=True)
     second, _ = place([Prepared(None, b"b" * 9000)], job="j", hashed=True)
     assert first != second
+
+
+def test_an_open_file_is_told_from_a_collection_of_images(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"one\ntwo\n")
+    with (tmp_path / "x.png").open("rb") as file:
+        assert is_single(file)
+        with pytest.raises(UnsupportedImageError, match="open file"):
+            prepare(file, max_bytes=100)

@@ -142,6 +142,6 @@ def refusal(error: Exception) -> VisionPipeError:
             retry_after_s=5.0,
         )
     return QueueUnavailableError(
-        f"Expected an answer from Redis, got {type(error).__name__}: {error}. "
+        f"Expected an answer from Redis, got {type(error).__name__}: {str(error).rstrip('.')}. "
         "Check that the server runs and that VISIONPIPE_REDIS_URL points to it."
     )
