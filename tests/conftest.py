@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ import redis
 
 from visionpipe.redis_server import RedisServer, find_server
 from visionpipe.settings import Settings
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, also where the shell that started the tests in the background has it ignored by all children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
