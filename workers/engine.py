@@ -165,10 +165,14 @@ class Engine:
                     self._suspects.extend(works)
             self._next_suspect()
             return
-        self._way.enter(claim.lane, len(works))
-        if not self._parts.runtimes[request.task].is_long:
+        if self._is_quick(job):
+            self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
         self._readers.put(claim.lane, works)
+
+    def _is_quick(self, job: HeldJob) -> bool:
+        """Whether bulk work should stand aside for it: long work and suspects would keep it aside for minutes."""
+        return not job.suspect and not self._parts.runtimes[job.request.task].is_long
 
     def _next_suspect(self, settled: Work | None = None) -> None:
         """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
@@ -227,7 +231,7 @@ class Engine:
             self.committer.put([work], [None])
         elif self._prepare(work):
             self.batcher.put(work)
-        if not self._parts.runtimes[work.request.task].is_long:
+        if self._is_quick(work.job):
             self.batcher.expect(work.job.lane, -1)
 
     def _read_suspect(self, work: Work) -> bool:
@@ -251,7 +255,7 @@ class Engine:
         self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
         if work.job.suspect:
             self._next_suspect(work)
-        else:
+        elif self._is_quick(work.job):
             self._way.leave(work.job.lane)
 
     def _ended(self, job: HeldJob) -> None:

@@ -399,3 +399,16 @@ def test_bulk_work_steps_aside_for_interactive_work_but_not_for_long() -> None:
     started = time.monotonic()
     way.step_aside(Lane.BULK)
     assert time.monotonic() - started < ASIDE_S
+
+
+def test_bulk_work_does_not_stand_aside_for_long_work(rig: Any) -> None:
+    rig.long.pause_s = 0.05
+    long = rig.submit([200], task="explanation")
+    until(lambda: rig.long.trace)
+    started = time.monotonic()
+    bulk = rig.submit([1] * 100, lane=Lane.BULK)
+    assert rig.answers(bulk) == [1] * 100
+    assert not rig.envelope(long).record.state.ended
+    # Two decode threads that stood aside before each of 100 images would need a second and a half for that alone.
+    assert time.monotonic() - started < 50 * ASIDE_S
+    rig.engine.held()[0].stopped = JobState.CANCELLED
