@@ -203,8 +203,9 @@ class Engine:
             work.image = None
         except QueueUnavailableError as error:
             # No fault of the image: the lease runs out, and whoever claims the job next finds Redis again.
-            logger.warning("job %s is left to another: %s", work.job.claim.job, error)
-            work.job.lost = True
+            # A stopped job ends here all the same, with the outcomes it has.
+            logger.warning("an image of job %s was not read: %s", work.job.claim.job, error)
+            work.job.lost = work.job.lost or not work.job.dropped
             self.committer.put([work], [None])
             return False
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone

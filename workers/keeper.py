@@ -174,24 +174,31 @@ class Keeper:
 
     def _clean(self) -> None:
         """Keep an external store: apart from the leases, since it may be slow."""
-        touch_at = collect_at = time.monotonic()
+        collect_at = time.monotonic()
         while not self._closing.wait(self._settings.sweep_s):
             now = time.monotonic()
             try:
                 for job in run(self._redis, calls.gc()):
                     self._store.delete_job(job)
-                if now >= touch_at:
-                    self._touch()
-                    touch_at = now + self._settings.blob_ttl_s / 4
+                self._touch(now)
                 if now >= collect_at:
                     self._store.gc()
                     collect_at = now + COLLECT_EVERY_S
-            except (ServiceError, OSError) as error:
+            except (ServiceError, OSError, ValueError) as error:
                 logger.warning("pixels of ended jobs were not deleted: %s", error)
 
-    def _touch(self) -> None:
+    def _touch(self, now: float) -> None:
         """Keep the pixels of held jobs alive; in Redis the renewal of their leases does that."""
         for held in self._held():
+            if now - held.touched_at < self._settings.blob_ttl_s / 4:
+                continue
+            held.touched_at = now
             for ref in held.request.images:
                 if isinstance(ref, BlobImage) and ref.key.startswith("blob:"):
-                    self._store.touch(ref.key, self._settings.blob_ttl_s)
+                    self._touch_one(ref.key)
+
+    def _touch_one(self, key: str) -> None:
+        try:
+            self._store.touch(key, self._settings.blob_ttl_s)
+        except (ServiceError, OSError, ValueError) as error:
+            logger.warning("pixels of %s were not kept alive: %s", key, error)

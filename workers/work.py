@@ -31,6 +31,7 @@ class HeldJob:
         num_dropped: Items that will not be done here.
         progress: What long work last told, until it is recorded.
         told_at: When progress was last recorded.
+        touched_at: When its pixels in an external store were last given more time.
     """
 
     claim: Claim
@@ -46,6 +47,7 @@ class HeldJob:
     told_at: float = 0.0
     outcomes: list[tuple[int, bool, bytes]] = field(default_factory=list)
     committed_at: float = field(default_factory=time.monotonic)
+    touched_at: float = float("-inf")
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
