@@ -251,10 +251,13 @@ def test_long_jobs_take_turns_and_a_few_are_under_way_at_once(rig: Any) -> None:
     rig.watched.gate.clear()
     rig.submit([1])
     jobs = [rig.submit([10], task="explanation") for _ in range(6)]
-    until(lambda: len(rig.engine.batcher._long._waiting[Lane.INTERACTIVE]) == 6)
+    waiting = rig.engine.batcher._long._waiting[Lane.INTERACTIVE]
+    until(lambda: len(waiting) == 6)
+    # Two decode threads may hand over neighbours in either order.
+    order = [long.work.job.claim.job for long in waiting]
     rig.watched.gate.set()
     assert [rig.answers(job) for job in jobs] == [[10]] * 6
-    assert set(rig.long.trace[:4]) == set(jobs[:4])
+    assert set(rig.long.trace[:4]) == set(order[:4])
     longest = max(len(list(run_of)) for _, run_of in itertools.groupby(rig.long.trace[:40]))
     assert longest == 1
 
