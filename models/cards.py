@@ -107,6 +107,48 @@ class Hooks(_Part):
     """Called with the network's output for a batch; gives what the task expects, such as logits (N, K)."""
 
 
+LayerWeights = dict[str, Annotated[FiniteFloat, Field(ge=0)]]
+"""Modules of a network by name, and the weight of each in a loss."""
+
+
+class SegmentationDefaults(_Part):
+    """What segmentation needs to know of the network."""
+
+    tile_px: int = Field(default=512, ge=32, le=8192)
+    """Side of the overlapping tiles in which larger images are segmented."""
+    multiple_px: int = Field(default=1, ge=1, le=1024)
+    """The network's input is padded until its sides are multiples of this."""
+    background: int = Field(default=0, ge=0)
+    """The class that is no object."""
+    border: int | None = Field(default=None, ge=0)
+    """The class that keeps touching objects apart, if the network has one; its pixels go to the nearest object."""
+
+
+class DetectionDefaults(_Part):
+    """What detection needs to know of the network."""
+
+    input_size_px: int | None = Field(default=None, ge=32, le=8192)
+    """Side to which images are letterboxed; unset where the network resizes by itself."""
+    iou_threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    """Overlap beyond which non-maximum suppression drops the weaker box; unset means the network's own."""
+
+
+class StyleTransferDefaults(_Part):
+    """Which layers of the encoder style transfer compares unless told otherwise."""
+
+    content_layers: LayerWeights = Field(min_length=1)
+    """For content."""
+    style_layers: LayerWeights = Field(min_length=1)
+    """For style."""
+
+
+class EmbeddingDefaults(_Part):
+    """Where the network's features are taken unless told otherwise."""
+
+    layer: str
+    """The module whose output they are, by its dotted name."""
+
+
 class Serving(_Part):
     """How a worker hosts the model unless told otherwise."""
 
@@ -161,7 +203,8 @@ class Card(_Part):
     description: str = ""
     """One line for people."""
     network: str = Field(pattern=r"^([a-z0-9_]+|torchvision:[a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    """One of our networks, ``torchvision:<builder>``, or ``module:factory`` of the owner's own code."""
+    """One of our networks, ``torchvision:<builder>``, ``smp:<architecture>``, ``ultralytics:<name>``, or
+    ``module:factory`` of the owner's own code."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of the network's builder."""
     weights: Weights | None = None
@@ -172,6 +215,14 @@ class Card(_Part):
     """From picture to input."""
     hooks: Hooks = Hooks()
     """The owner's own pre- and postprocessing."""
+    segmentation: SegmentationDefaults = SegmentationDefaults()
+    """What segmentation needs to know."""
+    detection: DetectionDefaults = DetectionDefaults()
+    """What detection needs to know."""
+    style_transfer: StyleTransferDefaults | None = None
+    """The encoder's layers; absent for networks whose layers we know."""
+    embedding: EmbeddingDefaults | None = None
+    """Where features are taken; absent: the input of the classifier's head."""
     parity: list[str] = []
     """Pictures in the model's folder on which faster arithmetic is compared with fp32; absent: synthetic ones."""
     serving: Serving = Serving()
@@ -193,10 +244,14 @@ class Card(_Part):
             code_sha256: Hash of the owner's own code in the model's folder.
         """
         content = {"tasks", "network", "arguments", "labels", "preprocess", "hooks"}
-        answers = self.model_dump(mode="json", include=content)
+        answers = self.model_dump(mode="json", include=content | self._tables())
         answers |= {"weights": weights_sha256, "code": code_sha256}
         canonical = json.dumps(answers, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def _tables(self) -> set[str]:
+        """The tasks whose own table the card states: one that is left out changes no digest when it gains fields."""
+        return {"segmentation", "detection", "style_transfer", "embedding"} & self.model_fields_set
 
 
 def parse_card(text: str, *, where: str) -> Card:

@@ -17,7 +17,7 @@ import torch
 
 from visionpipe.schemas.jobs import Lane, Progress
 from workers.longwork import LongQueue, LongWork, end_step, next_step
-from workers.runtime import Outcome, Runtime, run_batch
+from workers.runtime import Answer, Runtime, run_batch
 from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
 from workers.yielding import ASIDE_S
@@ -38,8 +38,8 @@ HANG_EXIT = FATAL_EXIT
 class Hooks:
     """What the batcher tells the rest of the worker; all are called on the device thread."""
 
-    finished: Callable[[list[Work], list[Outcome]], None]
-    """A micro-batch has its outcomes."""
+    finished: Callable[[list[Work], list[Answer]], None]
+    """A micro-batch has left the device."""
     dropped: Callable[[Work], None]
     """Work of a stopped or lost job will not be done."""
     progressed: Callable[[Work, Progress], None]
@@ -65,6 +65,7 @@ class Batcher:
     """Monotonic time at which the present device step began; none while idle."""
     _ready: dict[Lane, deque[Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
     _ready_values: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    _long_values: int = 0
     _suspects: deque[Work] = field(default_factory=deque)
     _long: LongQueue = field(default_factory=LongQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -84,11 +85,14 @@ class Batcher:
 
     def put(self, work: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
-        runtime, lane = self.runtimes[work.request.task], work.job.lane
+        lane = work.job.lane
         work.ready_at = time.monotonic()
         with self._lock:
-            if runtime.is_long:
-                self._long.put(LongWork(work, runtime.steps(work)))
+            if work.is_long:
+                # Interactive ones never wait here: quick images would queue behind them in the decode threads.
+                while lane is Lane.BULK and self._long_values > MAX_READY_VALUES and not self._closing:
+                    self._room.wait()
+                self._put_long(work)
             else:
                 while self._ready_values[lane] > MAX_READY_VALUES and not self._closing:
                     self._room.wait()
@@ -157,7 +161,7 @@ class Batcher:
 
     def _long_step(self) -> Callable[[], None] | None:
         if stopped := self._long.take_stopped():
-            return lambda: self._drop([long.work for long in stopped])
+            return lambda: self._drop_long(stopped)
         lane = next((lane for lane in Lane if self._long.has(lane)), None)
         if lane is None or (self._ready[Lane.BULK] and self._bulk_since_long < LONG_EVERY[lane]):
             return None
@@ -184,9 +188,14 @@ class Batcher:
         self._room.notify_all()
         return lambda: self._run_batch(batch)
 
-    def _drop(self, works: list[Work]) -> None:
-        for work in works:
-            self.hooks.dropped(work)
+    def _put_long(self, work: Work) -> None:
+        self._long_values += work.num_pixels
+        self._long.put(LongWork(work, self.runtimes[work.request.task].steps(work)))
+
+    def _drop_long(self, stopped: list[LongWork]) -> None:
+        for long in stopped:
+            self._free(long)
+            self.hooks.dropped(long.work)
 
     def _run_batch(self, batch: list[Work]) -> None:
         live: list[Work] = []
@@ -203,8 +212,10 @@ class Batcher:
             self.hooks.dropped(work)
         elif not self.hooks.suspect(work):
             return
-        elif self.runtimes[work.request.task].is_long:
-            self.put(work)
+        elif work.is_long:
+            work.ready_at = time.monotonic()
+            with self._lock:
+                self._put_long(work)
         else:
             work.ready_at = time.monotonic()
             self._run_batch([work])
@@ -230,6 +241,12 @@ class Batcher:
     def _end_long(self, long: LongWork) -> None:
         with self._lock:
             self._long.done(long)
+        self._free(long)
+
+    def _free(self, long: LongWork) -> None:
+        with self._lock:
+            self._long_values -= long.work.num_pixels
+            self._room.notify_all()
 
     def _out_of_memory(self, batch_size: int) -> None:
         if batch_size > 1 and batch_size // 2 < self.max_batch:

@@ -137,6 +137,11 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def finish_threads() -> int:
+    """How many threads of each lane encode and keep what the device has left to them."""
+    return max(1, min(4, (os.cpu_count() or 1) // 2))
+
+
 def default_decode_threads(configured: int) -> int:
     """How many decode threads a worker runs."""
     return configured or min(16, os.cpu_count() or 1)

@@ -18,17 +18,20 @@ from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
 from visionpipe.schemas.jobs import JobState, Lane
 from visionpipe.schemas.requests import Request
+from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
+from visionpipe.store import Store
 from visionpipe.tasks import parse_request
+from workers.artifacts import Artifacts
 from workers.batching import Batcher, Hooks
 from workers.committer import Committer, hand_back
-from workers.device import default_decode_threads
+from workers.device import default_decode_threads, finish_threads, is_fatal
 from workers.hosted import HostedModel
+from workers.lanes import LaneThreads
 from workers.metrics import Metrics
 from workers.outcome import describe
 from workers.persist import persist
-from workers.readers import Readers
-from workers.runtime import Outcome, Runtime
+from workers.runtime import Answer, Outcome, Runtime
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
@@ -47,6 +50,7 @@ class Parts:
 
     hosted: HostedModel
     runtimes: dict[str, Runtime]
+    store: Store
     fetcher: Fetcher
     window: Window
     metrics: Metrics
@@ -75,7 +79,9 @@ class Engine:
         self._lock = threading.Lock()
         self._suspects: deque[Work] = deque()
         self._suspect: Work | None = None
-        self._readers = Readers(self._read_into_batch, default_decode_threads(settings.decode_threads))
+        self._artifacts = Artifacts(parts.store, settings)
+        self._readers = LaneThreads("decode", self._read_into_batch, default_decode_threads(settings.decode_threads))
+        self._finishers = LaneThreads("finish", self._finish, finish_threads())
         hooks = Hooks(
             finished=self._finished,
             dropped=lambda work: self.committer.put([work], [None]),
@@ -131,6 +137,7 @@ class Engine:
         for job, outcomes in stuck:
             hand_back(self._redis, job, outcomes)
         self._readers.close()
+        self._finishers.close()
         logger.info("drained; %d jobs handed back", len(left))
 
     def _wait_until_empty(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
@@ -148,9 +155,15 @@ class Engine:
         refs: list[ImageRef | None] = list(request.images) or [None]
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
         # A worker that hoards long work keeps it from one that has nothing to do.
-        weight = self.batcher.max_batch if self._parts.runtimes[request.task].is_long else 1
+        is_long = self._parts.runtimes[request.task].is_long
+        weight = self.batcher.max_batch if is_long else 1
         job = HeldJob(claim, request, open_items=len(open_indices), weight=weight)
-        works = [Work(job, index, refs[index], self._read) for index in open_indices]
+        # Bulk work stands aside for quick work alone: suspects and long work would keep it aside for minutes.
+        quick = not job.suspect and not is_long
+        works = [
+            Work(job, index, refs[index], self._read, self._artifacts, is_long=is_long, is_quick=quick)
+            for index in open_indices
+        ]
         with self._lock:
             self._held[claim.token] = job
             for older in self._held.values():
@@ -165,14 +178,10 @@ class Engine:
                     self._suspects.extend(works)
             self._next_suspect()
             return
-        if self._is_quick(job):
+        if quick:
             self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
         self._readers.put(claim.lane, works)
-
-    def _is_quick(self, job: HeldJob) -> bool:
-        """Whether bulk work should stand aside for it: long work and suspects would keep it aside for minutes."""
-        return not job.suspect and not self._parts.runtimes[job.request.task].is_long
 
     def _next_suspect(self, settled: Work | None = None) -> None:
         """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
@@ -197,21 +206,29 @@ class Engine:
             if work.ref is not None:
                 self._read_pixels(work, work.ref)
             started = time.monotonic()
-            self._parts.runtimes[work.request.task].prepare(work)
+            runtime = self._parts.runtimes[work.request.task]
+            runtime.prepare(work)
             work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
             # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.
             work.image = None
+            if work.is_long and (told := runtime.estimate(work)) is not None:
+                self.committer.tell(work.job, told)
         except QueueUnavailableError as error:
-            # No fault of the image: the lease runs out, and whoever claims the job next finds Redis again.
-            # A stopped job ends here all the same, with the outcomes it has.
-            logger.warning("an image of job %s was not read: %s", work.job.claim.job, error)
-            work.job.lost = work.job.lost or not work.job.dropped
-            self.committer.put([work], [None])
+            self._let_go(work, error)
             return False
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone
             self.committer.put([work], [error])
             return False
         return True
+
+    def _let_go(self, work: Work, error: QueueUnavailableError) -> None:
+        """Leave an image to whoever claims its job next, which finds Redis again: it is no fault of the image.
+
+        A stopped job ends here all the same, with the outcomes it has.
+        """
+        logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
+        work.job.lost = work.job.lost or not work.job.dropped
+        self.committer.put([work], [None])
 
     def _read_pixels(self, work: Work, ref: ImageRef) -> None:
         started = time.monotonic()
@@ -228,11 +245,16 @@ class Engine:
 
     def _read_into_batch(self, work: Work) -> None:
         self._way.step_aside(work.job.lane)
+        expected = work.is_quick
         if work.job.dropped:
             self.committer.put([work], [None])
         elif self._prepare(work):
+            if work.is_long and work.is_quick:
+                # Only its pixels told that it takes long.
+                work.is_quick = False
+                self._way.leave(work.job.lane)
             self.batcher.put(work)
-        if self._is_quick(work.job):
+        if expected:
             self.batcher.expect(work.job.lane, -1)
 
     def _read_suspect(self, work: Work) -> bool:
@@ -248,15 +270,42 @@ class Engine:
             return False
         return self._prepare(work)
 
-    def _finished(self, batch: list[Work], outcomes: list[Outcome]) -> None:
+    def _finished(self, batch: list[Work], answers: list[Answer]) -> None:
         self._parts.metrics.count_batch(len(batch))
-        self.committer.put(batch, outcomes)
+        ended: list[tuple[Work, Outcome]] = []
+        for work, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, (Result, BaseException)):
+                ended.append((work, answer))
+            else:
+                work.rest = answer
+                self._finishers.put(work.job.lane, [work])
+        if ended:
+            self.committer.put([work for work, _ in ended], [outcome for _, outcome in ended])
+
+    def _finish(self, work: Work) -> None:
+        """Do what is left of an image's work once it no longer needs the device."""
+        rest, work.rest = work.rest, None
+        assert rest is not None
+        started = time.monotonic()
+        outcome: Outcome
+        try:
+            outcome = rest()
+        except QueueUnavailableError as error:
+            self._let_go(work, error)
+            return
+        except (Exception, SystemExit) as error:
+            if is_fatal(error):
+                raise
+            outcome = error
+        spent_ms = (time.monotonic() - started) * 1000
+        work.times_ms["postprocess_ms"] = work.times_ms.get("postprocess_ms", 0.0) + spent_ms
+        self.committer.put([work], [outcome])
 
     def _settled(self, work: Work, has_outcome: bool) -> None:
         self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
         if work.job.suspect:
             self._next_suspect(work)
-        elif self._is_quick(work.job):
+        elif work.is_quick:
             self._way.leave(work.job.lane)
 
     def _ended(self, job: HeldJob) -> None:

@@ -90,7 +90,7 @@ class Host:
         self._metrics.follow_held(lambda: self._window.held)
         store = open_store(settings, connect(options.redis_url))
         fetcher = Fetcher(store, settings, options.media_roots)
-        parts = Parts(self._hosted, self._runtimes, fetcher, self._window, self._metrics)
+        parts = Parts(self._hosted, self._runtimes, store, fetcher, self._window, self._metrics)
         redis = connect(options.redis_url)
         self._engine = Engine(redis, connect(options.redis_url), self.worker, parts, settings, max_batch=max_batch)
         self._keeper = Keeper(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from visionpipe.schemas.jobs import Lane, Progress
 from visionpipe.schemas.results import Result
 from workers.device import is_fatal
-from workers.runtime import Outcome
+from workers.runtime import Answer
 from workers.work import Work
 
 logger = logging.getLogger("visionpipe.longwork")
@@ -26,7 +26,7 @@ class LongWork:
     """One image's generator, and whether it was told to hand over."""
 
     work: Work
-    steps: Generator[Progress, None, Result]
+    steps: Generator[Progress, None, Answer]
     warned: bool = False
 
 
@@ -76,19 +76,19 @@ class LongQueue:
         return stopped
 
 
-def next_step(long: LongWork) -> Progress | Outcome:
+def next_step(long: LongWork) -> Progress | Answer:
     """Make one device step; gives how far the work has come, or what it ended in."""
     try:
         return next(long.steps)
     except StopIteration as end:
-        outcome = end.value
+        answer: Answer = end.value
     except (Exception, SystemExit) as error:
         if is_fatal(error):
             raise
-        outcome = error
-    if isinstance(outcome, Result | BaseException):
-        return outcome
-    return TypeError(f"steps() of {long.work.request.task} returned {type(outcome).__name__}, not a Result")
+        return error
+    if isinstance(answer, Result | BaseException) or callable(answer):
+        return answer
+    return TypeError(f"steps() of {long.work.request.task} returned {type(answer).__name__}, not a Result")
 
 
 def end_step(long: LongWork) -> None:

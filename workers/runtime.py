@@ -1,7 +1,8 @@
 """What every task's runtime is, and the way of one micro-batch through it.
 
-A runtime is made once per worker and task. ``prepare`` runs in the decode threads, ``forward`` and ``steps`` on the
-device thread alone, ``results`` after them. Long work overrides ``steps`` instead of ``forward``.
+A runtime is made once per worker and task. ``prepare`` runs in the decode threads; ``forward``, ``results`` and
+``steps`` on the device thread alone; what these defer in the finishing threads. Long work overrides ``steps`` instead
+of ``forward``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from workers.work import Work
 Outcome = Result | BaseException
 """What one image's work ends in."""
 
+Answer = Outcome | Callable[[], Result]
+"""An outcome, or what is left of the work once it no longer needs the device: measuring, encoding, keeping artifacts.
+That is done in the finishing threads, and may raise."""
+
 
 class Runtime(ABC):
     """One task on one hosted model.
@@ -33,7 +38,8 @@ class Runtime(ABC):
     """
 
     is_long: ClassVar[bool] = False
-    """Whether an image's work is a sequence of ``steps`` rather than one ``forward``."""
+    """Whether every image's work is a sequence of ``steps`` rather than one ``forward``; ``prepare`` may set
+    ``work.is_long`` for single images."""
 
     def __init__(self, hosted: HostedModel) -> None:
         self.hosted = hosted
@@ -46,16 +52,20 @@ class Runtime(ABC):
         """Compute one micro-batch of equal keys on the device."""
         raise NotImplementedError
 
-    def results(self, outputs: Any, batch: Sequence[Work]) -> Sequence[Outcome]:
-        """Turn what ``forward`` gave into one result, or an exception, per image."""
+    def results(self, outputs: Any, batch: Sequence[Work]) -> Sequence[Answer]:
+        """Turn what ``forward`` gave into one result, or an exception, per image; defer what takes milliseconds."""
         raise NotImplementedError
 
-    def steps(self, work: Work) -> Generator[Progress, None, Result]:
+    def steps(self, work: Work) -> Generator[Progress, None, Answer]:
         """Do long work, yielding after each device step of at most one micro-batch where it is divisible.
 
         When ``work.stopping`` becomes true the next step must return the best result so far, marked partial.
         """
         raise NotImplementedError
+
+    def estimate(self, work: Work) -> Progress | None:
+        """What prepared long work will cost, as far as warm-up has measured it; told before its first step."""
+        return None
 
     @abstractmethod
     def warm_up(self, num_images: int) -> None:
@@ -75,7 +85,7 @@ def make_runtimes(hosted: HostedModel) -> dict[str, Runtime]:
     return made
 
 
-def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callable[[int], None]) -> list[Outcome]:
+def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callable[[int], None]) -> list[Answer]:
     """Take one micro-batch through forward and results.
 
     A batch that raises is halved until the guilty image is alone; its neighbours get their results.
@@ -104,7 +114,7 @@ def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callabl
     return [outcome for half in halves for outcome in run_batch(runtime, half, on_out_of_memory)]
 
 
-def _attempt(runtime: Runtime, batch: Sequence[Work]) -> list[Outcome]:
+def _attempt(runtime: Runtime, batch: Sequence[Work]) -> list[Answer]:
     started = time.monotonic()
     outputs = runtime.forward(batch)
     ended = time.monotonic()

@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from models.images import Decoded
 from visionpipe.queue import Claim
-from visionpipe.schemas.images import ImageRef
+from visionpipe.schemas.images import ArtifactRef, ImageRef
 from visionpipe.schemas.jobs import ItemTimings, JobState, Lane, Progress
 from visionpipe.schemas.requests import Request
+from visionpipe.schemas.results import Result, StopReason
 
 COMMIT_EVERY_S = 2.0
 """Finished items of an unfinished job are committed at least so often, so that little is ever redone."""
+
+_STOP_REASONS: dict[JobState, StopReason] = {JobState.CANCELLED: "cancelled", JobState.EXPIRED: "deadline"}
 
 
 @dataclass(eq=False)
@@ -94,22 +97,38 @@ class HeldJob:
             return taken, self.open_items == 0
 
 
+class ArtifactStore(Protocol):
+    """Where large outputs are kept."""
+
+    def put(self, data: bytes, media_type: str) -> ArtifactRef:
+        """Store one; see ``Work.keep``."""
+
+    def try_put(self, data: bytes, media_type: str) -> ArtifactRef | None:
+        """Store one or not; see ``Work.try_keep``."""
+
+
 @dataclass(eq=False)
 class Work:
     """One image of a job on its way through the worker.
 
     Attributes:
+        read: Fetches and decodes a further image that the options name; for ``prepare``.
+        store: Where artifacts are kept.
         image: The decoded picture, between reading and preparing; none for a task without images.
         size_wh: Its width and height in pixels, after EXIF orientation.
         prepared: What the runtime made of it for its own forward pass.
         num_pixels: Size of the prepared input, for the cap on a micro-batch.
         key: Work with equal keys may share a micro-batch.
+        is_long: Whether it is a sequence of ``steps``; ``prepare`` may set it for an image too large for one forward.
+        is_quick: Whether bulk work stands aside for it.
+        rest: What is left to do off the device, while it waits for that.
     """
 
     job: HeldJob
     index: int
     ref: ImageRef | None
     read: Callable[[ImageRef], Decoded]
+    store: ArtifactStore
     image: Decoded | None = None
     size_wh: tuple[int, int] | None = None
     prepared: Any = None
@@ -118,6 +137,9 @@ class Work:
     ready_at: float = 0.0
     times_ms: dict[str, float] = field(default_factory=dict)
     batch: int = 1
+    is_long: bool = False
+    is_quick: bool = False
+    rest: Callable[[], Result] | None = None
 
     @property
     def request(self) -> Request:
@@ -133,6 +155,27 @@ class Work:
     def stopping(self) -> bool:
         """Whether long work should hand over the best it has, now."""
         return self.job.dropped
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why it should, if its job was stopped."""
+        return _STOP_REASONS.get(self.job.stopped) if self.job.stopped is not None else None
+
+    def keep(self, data: bytes, media_type: str) -> ArtifactRef:
+        """Store a large output, however long Redis is away within a lease; safe in threads.
+
+        Args:
+            data: The encoded output.
+            media_type: For example ``image/png`` or ``application/x-npy``.
+
+        Raises:
+            QueueUnavailableError: The store cannot be reached.
+        """
+        return self.store.put(data, media_type)
+
+    def try_keep(self, data: bytes, media_type: str) -> ArtifactRef | None:
+        """Store an output that can be done without, such as a preview, at the first attempt or not at all."""
+        return self.store.try_put(data, media_type)
 
     def timings(self) -> ItemTimings:
         """Where the time went so far."""

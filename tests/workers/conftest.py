@@ -167,6 +167,7 @@ class Rig:
         parts = Parts(
             hosted,
             {"classification": self.watched, "explanation": self.long},
+            store,
             Fetcher(store, settings, settings.media_roots),
             self.window,
             self.metrics,

@@ -10,7 +10,7 @@ import pytest
 from models.errors import ImageTooLarge, UnsupportedImage
 from visionpipe.errors import CancelledError, ImageChangedError
 from visionpipe.queue import Claim
-from visionpipe.schemas.images import InlineImage
+from visionpipe.schemas.images import ArtifactRef, InlineImage
 from visionpipe.schemas.jobs import Lane
 from visionpipe.schemas.requests import ClassificationRequest
 from visionpipe.schemas.results import ClassificationResult, ClassScore
@@ -19,11 +19,18 @@ from workers.outcome import describe, item_json
 from workers.work import HeldJob, Work
 
 
+class NoStore:
+    def put(self, data: bytes, media_type: str) -> ArtifactRef:
+        raise AssertionError("nothing is stored here")
+
+    try_put = put
+
+
 @pytest.fixture
 def work() -> Work:
     request = ClassificationRequest(model="m", images=[InlineImage(data=b"x", name="cat.jpg")])
     claim = Claim("j", "t", b"", Lane.BULK, 0, 12.0, None, frozenset())
-    made = Work(HeldJob(claim, request, 1), 0, request.images[0], read=lambda _: pytest.fail("read"))
+    made = Work(HeldJob(claim, request, 1), 0, request.images[0], lambda _: pytest.fail("read"), NoStore())
     made.times_ms = {"fetch_ms": 1.23456, "decode_ms": -0.1}
     return made
 
