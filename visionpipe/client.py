@@ -157,13 +157,18 @@ class Client:
         return self._portal.run(self._async.classify(image, model=model, top_k=top_k, timeout=timeout, **options))
 
     def segment(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "unet-cells", timeout: float | None = TIMEOUT_S, **options: object
     ) -> SegmentationResult:
         """See ``AsyncClient.segment``."""
         return self._portal.run(self._async.segment(image, model=model, timeout=timeout, **options))
 
     def detect(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self,
+        image: ImageSource,
+        *,
+        model: str = "fasterrcnn-digits",
+        timeout: float | None = TIMEOUT_S,
+        **options: object,
     ) -> DetectionResult:
         """See ``AsyncClient.detect``."""
         return self._portal.run(self._async.detect(image, model=model, timeout=timeout, **options))
@@ -173,7 +178,7 @@ class Client:
         image: ImageSource,
         styles: ImageSource | Iterable[ImageSource],
         *,
-        model: str,
+        model: str = "style-textures",
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
     ) -> StyleTransferResult:
@@ -181,13 +186,13 @@ class Client:
         return self._portal.run(self._async.stylize(image, styles, model=model, timeout=timeout, **options))
 
     def rectify(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "stn-digits", timeout: float | None = TIMEOUT_S, **options: object
     ) -> SpatialTransformerResult:
         """See ``AsyncClient.rectify``."""
         return self._portal.run(self._async.rectify(image, model=model, timeout=timeout, **options))
 
     def embed(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "lenet-digits", timeout: float | None = TIMEOUT_S, **options: object
     ) -> EmbeddingResult:
         """See ``AsyncClient.embed``."""
         return self._portal.run(self._async.embed(image, model=model, timeout=timeout, **options))

@@ -62,13 +62,18 @@ class Shortcuts(ABC):
         return await self._ask(ClassificationResult, image, model, timeout, {"top_k": top_k, **options})
 
     async def segment(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "unet-cells", timeout: float | None = TIMEOUT_S, **options: object
     ) -> SegmentationResult:
         """Find the class of every pixel; keywords are the fields of ``SegmentationOptions``."""
         return await self._ask(SegmentationResult, image, model, timeout, options)
 
     async def detect(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self,
+        image: ImageSource,
+        *,
+        model: str = "fasterrcnn-digits",
+        timeout: float | None = TIMEOUT_S,
+        **options: object,
     ) -> DetectionResult:
         """Find things and where they are; keywords are the fields of ``DetectionOptions``."""
         return await self._ask(DetectionResult, image, model, timeout, options)
@@ -78,7 +83,7 @@ class Shortcuts(ABC):
         image: ImageSource,
         styles: ImageSource | Iterable[ImageSource],
         *,
-        model: str,
+        model: str = "style-textures",
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
     ) -> StyleTransferResult:
@@ -88,13 +93,13 @@ class Shortcuts(ABC):
         return await self._ask(StyleTransferResult, image, model, timeout, {**options, "styles": refs})
 
     async def rectify(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "stn-digits", timeout: float | None = TIMEOUT_S, **options: object
     ) -> SpatialTransformerResult:
         """Find the region that matters, straighten it and classify it; keywords: ``SpatialTransformerOptions``."""
         return await self._ask(SpatialTransformerResult, image, model, timeout, options)
 
     async def embed(
-        self, image: ImageSource, *, model: str, timeout: float | None = TIMEOUT_S, **options: object
+        self, image: ImageSource, *, model: str = "lenet-digits", timeout: float | None = TIMEOUT_S, **options: object
     ) -> EmbeddingResult:
         """Turn an image into a feature vector; keywords are the fields of ``EmbeddingOptions``."""
         return await self._ask(EmbeddingResult, image, model, timeout, options)
