@@ -15,6 +15,7 @@ from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.requests import ClassificationOptions
 from visionpipe.schemas.results import ClassificationResult, ClassScore
 from workers.hosted import HostedModel
+from workers.labels import label_of
 from workers.runtime import Outcome, Runtime
 from workers.work import Work
 
@@ -57,14 +58,11 @@ class ClassificationRuntime(Runtime):
         if not all(map(math.isfinite, scores)):
             return ArithmeticError(f"{self.hosted.card.name} gave logits that are not finite")
         named = [
-            ClassScore(class_id=class_id, label=self._label(class_id), score=min(max(score, 0.0), 1.0))
+            ClassScore(class_id=class_id, label=label_of(self.hosted.card, class_id), score=min(max(score, 0.0), 1.0))
             for rank, (score, class_id) in enumerate(zip(scores, ids, strict=True))
             if rank < options.top_k and (rank == 0 or score >= options.score_threshold)
         ]
         return ClassificationResult(image_size_wh=work.size_wh, classes=named)
-
-    def _label(self, class_id: int) -> str:
-        return self._labels[class_id] if class_id < len(self._labels) else str(class_id)
 
     def _probabilities(self, inputs: Tensor, network: torch.nn.Module | None = None) -> Tensor:
         logits: Tensor = (network or self.hosted.fast)(inputs)
