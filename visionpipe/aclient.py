@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 import uuid
@@ -21,7 +20,7 @@ from visionpipe.schemas.jobs import Item, Lane, WorkerRecord
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
-from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried
+from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried, upload_ref
 from visionpipe.submission import MapKeywords, OptionsLike, SubmitKeywords, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
@@ -183,9 +182,9 @@ class AsyncClient(Shortcuts):
         prepared = await unhurried(partial(prepare, image, max_bytes=self.settings.max_image_bytes), [image])
         if prepared.ref is not None:
             raise InvalidRequestError("only pixels can be uploaded; a reference or URL goes into requests as it is")
-        digest = hashlib.sha256(prepared.data).hexdigest()
-        await self._transport.put(f"upload:{digest}", prepared.data, self.settings.upload_ttl_s)
-        return BlobImage(key=f"upload:{digest}", size_bytes=len(prepared.data), sha256=digest, name=prepared.name)
+        ref = upload_ref(prepared)
+        await self._transport.put(ref.key, prepared.data, self.settings.upload_ttl_s)
+        return ref
 
     async def artifact(self, ref: ArtifactRef) -> bytes:
         """Fetch a large output that a result names.

@@ -115,6 +115,12 @@ def place(images: Iterable[Prepared], *, job: str, hashed: bool) -> tuple[list[I
     return refs, payloads
 
 
+def upload_ref(image: Prepared) -> BlobImage:
+    """Name an image by its content, as one that is stored for many jobs."""
+    digest = hashlib.sha256(image.data).hexdigest()
+    return BlobImage(key=f"upload:{digest}", size_bytes=len(image.data), sha256=digest, name=image.name)
+
+
 def readable(path: str | os.PathLike[str]) -> str:
     """Spell a path so that JSON can hold it: bytes that are no UTF-8 are escaped, the end is kept."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()[-1024:]

@@ -17,13 +17,12 @@ from rich.console import Console
 
 from visionpipe.aclient import AsyncClient
 from visionpipe.cli.batch_view import print_report, progress_view
-from visionpipe.cli.values import parse_options
-from visionpipe.errors import InvalidRequestError
+from visionpipe.cli.values import task_options
 from visionpipe.runs import Labels, RunReport, rewrite_outputs, run_folder
 from visionpipe.runs.lock import output_lock
 from visionpipe.runs.names import real_path
+from visionpipe.runs.pictures import Pictures
 from visionpipe.runs.progress import OnProgress
-from visionpipe.runs.spec import full_options
 from visionpipe.settings import load_settings
 from visionpipe.stack import Stack, ensure_stack
 
@@ -44,7 +43,10 @@ def batch(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where results go; resumes what it finds there.")],
     model: Annotated[str, typer.Option("--model", "-m", help="NAME or NAME@DIGEST.")],
-    option: Annotated[list[str] | None, typer.Option("-O", help="KEY=VALUE, an option of the task.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("-O", help="KEY=VALUE, an option of the task; @FILE is an image.")
+    ] = None,
+    style: Annotated[list[str] | None, typer.Option(help="Picture whose style is wanted; repeat for several.")] = None,
     pattern: Annotated[list[str] | None, typer.Option(help="Names to take, such as '*.png'.")] = None,
     every_file: Annotated[bool, typer.Option("--all", help="Take every file, whatever its name.")] = False,
     labels: Annotated[Path | None, typer.Option(help="CSV of path, label[, split] to compare with.")] = None,
@@ -67,7 +69,8 @@ def batch(
         report = rewrite_outputs(output, labels=truths)
     else:
         # Before Redis and a worker are started, which neither a slip of the pen nor a full disk should cost.
-        options = full_options(task, parse_options(option or [], _no_image))
+        pictures = Pictures(load_settings().max_image_bytes)
+        options = task_options(task, option or [], style or [], pictures.refer).model_dump(mode="json")
         with output_lock(output):
             pass
         job = FolderJob(
@@ -76,6 +79,7 @@ def batch(
             task,
             model,
             options=options,
+            pictures=pictures,
             more={
                 "patterns": tuple(pattern or ()),
                 "every_file": every_file,
@@ -129,6 +133,8 @@ class FolderJob:
     options: Mapping[str, Any]
     more: Mapping[str, Any]
     """Further arguments of ``run_folder``."""
+    pictures: Pictures | None = None
+    """Those that the options name."""
 
     async def run(self, stack: Stack, on_progress: OnProgress) -> RunReport:
         """Run it; SIGTERM interrupts as Ctrl-C does."""
@@ -136,7 +142,8 @@ class FolderJob:
         ours = asyncio.current_task()
         assert ours is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ours.cancel)
-        async with AsyncClient(stack.redis_url, settings=stack.settings) as client:
+        pictures = self.pictures or Pictures(stack.settings.max_image_bytes)
+        async with AsyncClient(stack.redis_url, settings=stack.settings) as client, pictures.kept(client):
             return await run_folder(
                 client,
                 self.folder,
@@ -155,10 +162,6 @@ def root_name(folder: Path) -> str:
     # Other machines on the same Redis may have other pictures at the same path.
     place = os.fsencode(platform.node()) + b":" + real_path(folder)
     return f"run-{hashlib.sha256(place).hexdigest()[:12]}"
-
-
-def _no_image(name: str) -> Any:
-    raise InvalidRequestError(f"A folder run takes no images in its options, got @{name}.")
 
 
 def _finish(console: Console, report: RunReport, output: Path, *, as_json: bool) -> None:

@@ -12,11 +12,11 @@ from rich.markup import escape
 
 from visionpipe.cli.answers import Answer, save_artifacts, show, to_data
 from visionpipe.cli.output import err, write_json
-from visionpipe.cli.values import PLACEHOLDER, parse_options
+from visionpipe.cli.values import PLACEHOLDER, task_options
 from visionpipe.errors import ImageError, ImageNotFoundError, InvalidRequestError, ResultTimeoutError
+from visionpipe.schemas.images import UrlImage
 from visionpipe.schemas.jobs import Item
 from visionpipe.settings import Settings, load_settings
-from visionpipe.tasks import build_options, task_spec
 from visionpipe.wire import error_info
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from visionpipe.jobs import Job
     from visionpipe.schemas.results import Result
 
+URLS = ("http://", "https://")
 EXIT_SOME_FAILED = 3
 """Every image has an outcome, and some of the outcomes are errors."""
 GLANCE_S = 0.5
@@ -63,13 +64,13 @@ def run(
     if save is not None:
         _make_folder(save)
     settings = load_settings(redis_url=redis_url)
-    _options(task, words, style or [], lambda _: PLACEHOLDER)
+    task_options(task, words, style or [], lambda _: PLACEHOLDER)
     console = err()
     with ExitStack() as stack:
         status = stack.enter_context(console.status("Starting ..."))
         tell: Tell = lambda text: status.update(escape(text))  # noqa: E731
         client = stack.enter_context(_client(settings, model, device, tell))
-        options = _options(task, words, style or [], lambda image: client.upload(image).model_dump(mode="json"))
+        options = task_options(task, words, style or [], lambda image: _stored(client, image))
         answers = list(_ask(client, task, sources, model, options, timeout, tell))
         saved = save_artifacts(client, answers, save) if save else []
     if as_json:
@@ -80,8 +81,13 @@ def run(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def _stored(client: Client, image: str) -> dict[str, Any]:
+    ref = UrlImage(url=image) if image.startswith(URLS) else client.upload(image)
+    return ref.model_dump(mode="json")
+
+
 def _existing(image: str) -> str:
-    if not image.startswith(("http://", "https://")):
+    if not image.startswith(URLS):
         if Path(image).is_dir():
             raise InvalidRequestError(f"{image!r} is a folder: use `visionpipe batch TASK {image}`.")
         if not Path(image).exists():
@@ -95,15 +101,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequestError(f"--save {folder}: {error.strerror}. Choose another folder.") from error
-
-
-def _options(task: str, words: list[str], styles: list[str], image: Callable[[str], Any]) -> Any:
-    plain = parse_options(words, image)
-    if styles:
-        plain["styles"] = [{"image": image(style)} for style in styles]
-    elif "styles" in task_spec(task).options.model_fields and "styles" not in plain:
-        raise InvalidRequestError(f"{task} needs at least one --style PICTURE.")
-    return build_options(task, plain)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from visionpipe.errors import InvalidRequestError
+from visionpipe.schemas.requests import Options
+from visionpipe.tasks import build_options, task_spec
 
 PLACEHOLDER = {"kind": "url", "url": "https://placeholder.invalid/"}
 """Stands for an image while nothing but the options' form is checked."""
@@ -40,6 +42,21 @@ def parse_options(words: Sequence[str], image: Callable[[str], Any] = lambda _: 
             raise InvalidRequestError(f"-O {key} is given twice; write a list as -O {key}='[1, 2]'.")
         place[last] = image(text[1:]) if text.startswith("@") else _value(text)
     return options
+
+
+def task_options(task: str, words: Sequence[str], styles: Sequence[str], image: Callable[[str], Any]) -> Options:
+    """Build a task's options from ``key=value`` words and the pictures whose style is wanted.
+
+    Raises:
+        UnknownTaskError: There is no such task.
+        InvalidRequestError: The options do not fit the task.
+    """
+    plain = parse_options(words, image)
+    if styles:
+        plain["styles"] = [{"image": image(style)} for style in styles]
+    elif "styles" in task_spec(task).options.model_fields and "styles" not in plain:
+        raise InvalidRequestError(f"{task} needs at least one --style PICTURE.")
+    return build_options(task, plain)
 
 
 def _value(text: str) -> Any:

@@ -13,20 +13,31 @@ from typer.testing import CliRunner
 
 from visionpipe.cli.batch import register, root_name
 from visionpipe.cli.batch_view import print_report, progress_view
-from visionpipe.errors import InvalidRequestError, LedgerError
+from visionpipe.errors import ImageNotFoundError, InvalidRequestError, LedgerError
 from visionpipe.runs import RunProgress, RunReport, Stage
 from visionpipe.runs.report import Accuracy, Failure
 from visionpipe.runs.rows import Counts
 from visionpipe.schemas.base import ID_PATTERN
 
 
-@pytest.mark.parametrize("option", ["top=3", "top_k", "top_k=@x.png"])
-def test_a_wrong_option_is_told_before_anything_is_started(tmp_path, monkeypatch, option):
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [("top=3", InvalidRequestError), ("top_k", InvalidRequestError), ("top_k=@x.png", ImageNotFoundError)],
+)
+def test_a_wrong_option_is_told_before_anything_is_started(tmp_path, monkeypatch, option, error):
     monkeypatch.setattr("visionpipe.cli.batch.ensure_stack", None)
     words = ["classification", str(tmp_path), "-o", str(tmp_path / "out"), "-m", "lenet-digits", "-O", option]
     app = typer.Typer()
     register(app)
-    assert isinstance(CliRunner().invoke(app, words).exception, InvalidRequestError)
+    assert isinstance(CliRunner().invoke(app, words).exception, error)
+
+
+def test_a_style_transfer_without_a_style_is_told_before_anything_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("visionpipe.cli.batch.ensure_stack", None)
+    words = ["style_transfer", str(tmp_path), "-o", str(tmp_path / "out"), "-m", "style-textures"]
+    app = typer.Typer()
+    register(app)
+    assert "--style" in str(CliRunner().invoke(app, words).exception)
 
 
 def test_an_output_folder_that_cannot_be_made_is_told_before_anything_is_started(tmp_path, monkeypatch):
