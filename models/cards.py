@@ -8,8 +8,15 @@ import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 
+from models.card_tables import (
+    DetectionDefaults,
+    EmbeddingDefaults,
+    Part,
+    SegmentationDefaults,
+    StyleTransferDefaults,
+)
 from models.errors import InvalidCard
 
 CARD_FILE = "card.toml"
@@ -41,11 +48,7 @@ SizeHW = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """Height and width in pixels."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-class Weights(_Part):
+class Weights(Part):
     """Where the weights lie; without this table the factory brings its own."""
 
     file: str | None = None
@@ -66,7 +69,7 @@ class Weights(_Part):
         return self
 
 
-class Preprocessing(_Part):
+class Preprocessing(Part):
     """From an upright picture to the network's input: resize, centre crop, scale to [0, 1], normalise."""
 
     mode: Literal["RGB", "L"] = "RGB"
@@ -98,7 +101,7 @@ class Preprocessing(_Part):
         return size
 
 
-class Hooks(_Part):
+class Hooks(Part):
     """The model's own code around the network, for cards that a table of numbers cannot describe."""
 
     preprocess: Hook | None = None
@@ -107,56 +110,14 @@ class Hooks(_Part):
     """Called with the network's output for a batch; gives what the task expects, such as logits (N, K)."""
 
 
-LayerWeights = dict[str, Annotated[FiniteFloat, Field(ge=0)]]
-"""Modules of a network by name, and the weight of each in a loss."""
-
-
-class SegmentationDefaults(_Part):
-    """What segmentation needs to know of the network."""
-
-    tile_px: int = Field(default=512, ge=32, le=8192)
-    """Side of the overlapping tiles in which larger images are segmented."""
-    multiple_px: int = Field(default=1, ge=1, le=1024)
-    """The network's input is padded until its sides are multiples of this."""
-    background: int = Field(default=0, ge=0)
-    """The class that is no object."""
-    border: int | None = Field(default=None, ge=0)
-    """The class that keeps touching objects apart, if the network has one; its pixels go to the nearest object."""
-
-
-class DetectionDefaults(_Part):
-    """What detection needs to know of the network."""
-
-    input_size_px: int | None = Field(default=None, ge=32, le=8192)
-    """Side to which images are letterboxed; unset where the network resizes by itself."""
-    iou_threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
-    """Overlap beyond which non-maximum suppression drops the weaker box; unset means the network's own."""
-
-
-class StyleTransferDefaults(_Part):
-    """Which layers of the encoder style transfer compares unless told otherwise."""
-
-    content_layers: LayerWeights = Field(min_length=1)
-    """For content."""
-    style_layers: LayerWeights = Field(min_length=1)
-    """For style."""
-
-
-class EmbeddingDefaults(_Part):
-    """Where the network's features are taken unless told otherwise."""
-
-    layer: str
-    """The module whose output they are, by its dotted name."""
-
-
-class Serving(_Part):
+class Serving(Part):
     """How a worker hosts the model unless told otherwise."""
 
     max_batch: int = Field(default=32, ge=1, le=4096)
     """Largest micro-batch, in images."""
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """Where the weights come from."""
 
     origin: str
@@ -169,7 +130,7 @@ class Provenance(_Part):
     """What else a user should know: split, seed, augmentation."""
 
 
-class Quality(_Part):
+class Quality(Part):
     """One measured figure."""
 
     metric: str
@@ -182,7 +143,7 @@ class Quality(_Part):
     """What measures it again."""
 
 
-class Cost(_Part):
+class Cost(Part):
     """What the network is worth in memory and arithmetic."""
 
     num_params: int | None = Field(default=None, ge=0)
@@ -193,7 +154,7 @@ class Cost(_Part):
     """Smallest input that the network accepts."""
 
 
-class Card(_Part):
+class Card(Part):
     """One ready-to-host model."""
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -205,11 +166,11 @@ class Card(_Part):
     network: str = Field(pattern=r"^([a-z0-9_]+|torchvision:[a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     """One of our networks, ``torchvision:<builder>``, ``smp:<architecture>``, ``ultralytics:<name>``, or
     ``module:factory`` of the owner's own code."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the network's builder."""
     weights: Weights | None = None
     """Where its weights lie."""
-    labels: list[str] = []
+    labels: list[str] = Field(default_factory=list)
     """Names of the classes, in the order of the network's outputs."""
     preprocess: Preprocessing = Preprocessing()
     """From picture to input."""
@@ -223,7 +184,7 @@ class Card(_Part):
     """The encoder's layers; absent for networks whose layers we know."""
     embedding: EmbeddingDefaults | None = None
     """Where features are taken; absent: the input of the classifier's head."""
-    parity: list[str] = []
+    parity: list[str] = Field(default_factory=list)
     """Pictures in the model's folder on which faster arithmetic is compared with fp32; absent: synthetic ones."""
     serving: Serving = Serving()
     """How a worker hosts it."""
@@ -233,7 +194,7 @@ class Card(_Part):
     """Licence of the weights: an SPDX identifier or a sentence."""
     provenance: Provenance
     """Where the weights come from."""
-    quality: list[Quality] = []
+    quality: list[Quality] = Field(default_factory=list)
     """What was measured."""
 
     def fingerprint(self, *, weights_sha256: str | None, code_sha256: str | None = None) -> str:

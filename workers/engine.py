@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from models.images import Decoded, decode
 from visionpipe.errors import QueueUnavailableError, ServiceError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.queue import Claim, calls, run
@@ -31,6 +30,7 @@ from workers.lanes import LaneThreads
 from workers.metrics import Metrics
 from workers.outcome import describe
 from workers.persist import persist
+from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime
 from workers.window import Window
 from workers.work import HeldJob, Work
@@ -79,6 +79,7 @@ class Engine:
         self._lock = threading.Lock()
         self._suspects: deque[Work] = deque()
         self._suspect: Work | None = None
+        self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
         self._readers = LaneThreads("decode", self._read_into_batch, default_decode_threads(settings.decode_threads))
         self._finishers = LaneThreads("finish", self._finish, finish_threads())
@@ -161,7 +162,7 @@ class Engine:
         # Bulk work stands aside for quick work alone: suspects and long work would keep it aside for minutes.
         quick = not job.suspect and not is_long
         works = [
-            Work(job, index, refs[index], self._read, self._artifacts, is_long=is_long, is_quick=quick)
+            Work(job, index, refs[index], self._reader.read, self._artifacts, is_long=is_long, is_quick=quick)
             for index in open_indices
         ]
         with self._lock:
@@ -193,18 +194,11 @@ class Engine:
             self._suspect = self._suspects.popleft()
             self.batcher.put_suspect(self._suspect)
 
-    def _read(self, ref: ImageRef) -> Decoded:
-        return self._decode(self._parts.fetcher.fetch(ref))
-
-    def _decode(self, data: bytes) -> Decoded:
-        limits = self._settings
-        return decode(data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
-
     def _prepare(self, work: Work) -> bool:
         """Fetch, decode and preprocess; an exception is the image's outcome."""
         try:
             if work.ref is not None:
-                self._read_pixels(work, work.ref)
+                self._reader.fill(work, work.ref)
             started = time.monotonic()
             runtime = self._parts.runtimes[work.request.task]
             runtime.prepare(work)
@@ -229,19 +223,6 @@ class Engine:
         logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
         work.job.lost = work.job.lost or not work.job.dropped
         self.committer.put([work], [None])
-
-    def _read_pixels(self, work: Work, ref: ImageRef) -> None:
-        started = time.monotonic()
-        data = persist(
-            lambda: self._parts.fetcher.fetch(ref),
-            give_up_s=self._settings.lease_s,
-            stop=lambda: work.job.dropped,
-        )
-        fetched = time.monotonic()
-        work.image = self._decode(data)
-        work.size_wh = work.image.size_wh
-        work.times_ms["fetch_ms"] = (fetched - started) * 1000
-        work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
 
     def _read_into_batch(self, work: Work) -> None:
         self._way.step_aside(work.job.lane)

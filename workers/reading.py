@@ -1,0 +1,54 @@
+"""From a reference to decoded pixels."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from models.images import Decoded, decode
+from visionpipe.fetch import Fetcher
+from visionpipe.schemas.images import ImageRef
+from visionpipe.settings import Settings
+from workers.persist import persist
+
+if TYPE_CHECKING:
+    from workers.work import Work
+
+
+class Reader:
+    """Fetches and decodes images; safe in threads.
+
+    Args:
+        fetcher: Where encoded images come from.
+        settings: Limits on them, and for how long an absent Redis is borne.
+    """
+
+    def __init__(self, fetcher: Fetcher, settings: Settings) -> None:
+        self._fetcher = fetcher
+        self._settings = settings
+
+    def read(self, ref: ImageRef) -> Decoded:
+        """Read an image that the options of a job name.
+
+        Raises:
+            ImageError: It cannot be had.
+            ModelError: It cannot be decoded, or is too large.
+        """
+        data = persist(lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s)
+        return self._decode(data)
+
+    def fill(self, work: Work, ref: ImageRef) -> None:
+        """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does."""
+        started = time.monotonic()
+        data = persist(
+            lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
+        )
+        fetched = time.monotonic()
+        work.image = self._decode(data)
+        work.size_wh = work.image.size_wh
+        work.times_ms["fetch_ms"] = (fetched - started) * 1000
+        work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
+
+    def _decode(self, data: bytes) -> Decoded:
+        limits = self._settings
+        return decode(data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
