@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from models import custom, networks, parity, weights, zoo
 from models.catalog import Entry
-from models.errors import ModelLoadFailed, WeightsMismatch
+from models.errors import InvalidCard, ModelLoadFailed, WeightsMismatch
+from models.networks import yolo
 
 NAMES_SHOWN = 6
 """How many tensor names an error message lists."""
@@ -39,6 +42,8 @@ def load(entry: Entry) -> nn.Module:
         ModelLoadFailed: The network's own code cannot be found or fails.
     """
     path = weights.pull(entry)
+    if entry.card.network == f"ultralytics:{yolo.CHECKPOINT}":
+        return _read_checkpoint(entry, path).float().eval().requires_grad_(False)
     state = None if path is None else weights.read(path)
     if entry.source == "torchvision" and state is not None:
         network = _build_zoo(entry, state)
@@ -82,6 +87,8 @@ def _build(entry: Entry) -> nn.Module:
         factory = networks.find(name)
     elif origin == "torchvision":
         factory, arguments = zoo.builder(builder), zoo.untrained_arguments(builder, arguments)
+    elif origin == "ultralytics":
+        factory = partial(yolo.build, builder)
     else:
         factory = custom.find(entry, name)
     network = custom.call(entry, factory, arguments)
@@ -90,6 +97,16 @@ def _build(entry: Entry) -> nn.Module:
             f"{entry.name}: expected {name} to give a torch.nn.Module, got {type(network).__name__}.", model=entry.name
         )
     return network
+
+
+def _read_checkpoint(entry: Entry, path: Path | None) -> nn.Module:
+    if path is None or entry.folder is None:
+        raise InvalidCard(
+            f"{entry.name}: weights: expected the .pt file that ultralytics saved, in the model's own folder, "
+            "got nothing.",
+            model=entry.name,
+        )
+    return yolo.read_checkpoint(path)
 
 
 def _build_zoo(entry: Entry, state: dict[str, Tensor]) -> nn.Module:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from models.errors import InvalidCard
 from models.networks.lenet import LeNet5
 
+
+def _fasterrcnn_small(**arguments: Any) -> nn.Module:
+    # Imported late: torchvision's detectors take a second that other networks need not wait for.
+    from models.networks.fasterrcnn import fasterrcnn_small
+
+    return fasterrcnn_small(**arguments)
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "fasterrcnn_small": _fasterrcnn_small,
     "lenet5": LeNet5,
 }
 """What a card may name without a colon."""
@@ -25,7 +35,7 @@ def find(name: str) -> Callable[..., nn.Module]:
         return NETWORKS[name]
     except KeyError:
         raise InvalidCard(
-            f"network: expected one of {', '.join(sorted(NETWORKS))}, 'torchvision:<builder>' "
-            f"or 'module:factory', got {name!r}.",
+            f"network: expected one of {', '.join(sorted(NETWORKS))}, 'torchvision:<builder>', "
+            f"'smp:<architecture>', 'ultralytics:<name>' or 'module:factory', got {name!r}.",
             network=name,
         ) from None
