@@ -6,6 +6,11 @@ ModelError
 │   ├── InvalidCard
 │   ├── WeightsUnavailable
 │   └── WeightsMismatch
+├── UnknownLayer            invalid_request
+├── RetrainFailed           retrain_failed
+│   ├── InvalidDataset          invalid_dataset
+│   └── ModelExists             model_exists
+├── UnsupportedOption       invalid_request
 └── InvalidImage            invalid_image
     ├── UnsupportedImage        unsupported_image
     └── ImageTooLarge           image_too_large
@@ -60,6 +65,36 @@ class WeightsUnavailable(ModelLoadFailed):
 
 class WeightsMismatch(ModelLoadFailed):
     """The weights are damaged, are not the ones the card names, or do not fit the network."""
+
+
+class UnknownLayer(ModelError):
+    """The network has no such module, or the module's output has no features per image."""
+
+    code = "invalid_request"
+
+
+class RetrainFailed(ModelError):
+    """A model cannot be retrained as asked."""
+
+    code = "retrain_failed"
+
+
+class InvalidDataset(RetrainFailed):
+    """A folder of images cannot be trained on."""
+
+    code = "invalid_dataset"
+
+
+class ModelExists(RetrainFailed):
+    """There is a model of that name already."""
+
+    code = "model_exists"
+
+
+class UnsupportedOption(ModelError):
+    """This network cannot do what an option asks; the message says which can."""
+
+    code = "invalid_request"
 
 
 class InvalidImage(ModelError):
