@@ -163,7 +163,7 @@ class Card(Part):
     """What it can be asked."""
     description: str = ""
     """One line for people."""
-    network: str = Field(pattern=r"^([a-z0-9_]+|torchvision:[a-z0-9_]+|ultralytics:[a-z0-9-]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
+    network: str = Field(pattern=r"^([a-z0-9_]+|(torchvision|ultralytics):[a-z0-9_-]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     """One of our networks, ``torchvision:<builder>``, ``smp:<architecture>``, ``ultralytics:<name>``, or
     ``module:factory`` of the owner's own code."""
     arguments: dict[str, Any] = Field(default_factory=dict)
