@@ -10,12 +10,14 @@ VisionPipeError
 │   ├── JobConflictError          job_conflict
 │   ├── RunConflictError          run_conflict
 │   ├── RunLockedError            run_locked
+│   ├── ArtifactNotFetchedError   artifact_not_fetched
 │   └── ImageError                about one image
 │       ├── InvalidImageError         invalid_image
 │       │   ├── UnsupportedImageError     unsupported_image
 │       │   └── ImageTooLargeError        image_too_large
 │       ├── ImageNotFoundError        image_not_found
 │       ├── ImageChangedError         image_changed
+│       ├── ImageMismatchError        image_mismatch
 │       ├── ImageExpiredError         image_expired
 │       ├── UnknownMediaRootError     unknown_media_root
 │       ├── UrlRefusedError           url_refused
@@ -120,6 +122,10 @@ class RunLockedError(RequestError, code="run_locked", http_status=409):
     """Another process is writing to the output folder."""
 
 
+class ArtifactNotFetchedError(RequestError, code="artifact_not_fetched", http_status=409):
+    """A result names a large output that was not fetched, and does not know where to fetch it."""
+
+
 class ImageError(RequestError, code="image_error", http_status=422):
     """One image is at fault; its neighbours in the job are not."""
 
@@ -142,6 +148,10 @@ class ImageNotFoundError(ImageError, code="image_not_found", http_status=404):
 
 class ImageChangedError(ImageError, code="image_changed", http_status=409):
     """The file is no longer the one that was submitted (size or mtime differ)."""
+
+
+class ImageMismatchError(ImageError, code="image_mismatch"):
+    """The image is not of the size that the result was made from."""
 
 
 class ImageExpiredError(ImageError, code="image_expired", http_status=410, retryable=True):

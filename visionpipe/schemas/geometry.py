@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from visionpipe.extras import images_extra
 from visionpipe.schemas.base import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PointXy = tuple[float, float]
 """``(x, y)``; x grows to the right, y downwards."""
@@ -37,6 +42,28 @@ class Rle(Schema):
     """Height and width of the mask: those of the original image."""
     counts: str
     """COCO's compressed counts, column by column, as ASCII."""
+
+    def to_array(self) -> NDArray[np.bool_]:
+        """Decode the mask: shape (H, W), bool.
+
+        Raises:
+            MissingExtraError: The extra ``images`` is not installed.
+        """
+        with images_extra():
+            from pycocotools import mask
+
+        return mask.decode(self.to_coco()).astype(bool)  # type: ignore[no-any-return]
+
+    def area(self) -> int:
+        """Count the mask's pixels."""
+        with images_extra():
+            from pycocotools import mask
+
+        return int(mask.area(self.to_coco()))
+
+    def to_coco(self) -> dict[str, Any]:
+        """The mask as pycocotools and COCO files write it."""
+        return {"size": list(self.size_hw), "counts": self.counts}
 
 
 def format_pixels(numbers: Iterable[float]) -> str:

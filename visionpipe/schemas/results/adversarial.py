@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from visionpipe.extras import images_extra
 from visionpipe.schemas.base import Schema, Score
 from visionpipe.schemas.geometry import SizeWh
 from visionpipe.schemas.images import ArtifactRef
-from visionpipe.schemas.results.base import ClassScore, Result, StopReason
+from visionpipe.schemas.results.base import ClassScore, StopReason
+from visionpipe.schemas.results.parts import ListResult
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visionpipe.drawing.canvas import Canvas
+
+CELL_PX = 320
+"""Side of each picture in a drawing."""
 
 
 class ChangeNorms(Schema):
@@ -46,8 +57,11 @@ class Attack(Schema):
     """Gradient steps made."""
 
 
-class AdversarialResult(Result):
+class AdversarialResult(ListResult[Attack]):
     """The attacks on one image, one per epsilon."""
+
+    PARTS: ClassVar[str] = "attacks"
+    SHOWN_ARTIFACT: ClassVar[str | None] = "attacks.0.picture"
 
     task: Literal["adversarial"] = "adversarial"
     """Selects this result."""
@@ -89,3 +103,44 @@ class AdversarialResult(Result):
             }
             for attack in self.attacks
         ]
+
+    def filter(
+        self,
+        *,
+        success: bool | None = None,
+        max_epsilon: float = float("inf"),
+        where: Callable[[Attack], bool] | None = None,
+    ) -> Self:
+        """Keep some of the attacks: those that fooled the network (or did not), up to a radius, or by a test."""
+        return self.with_parts(
+            attack
+            for attack in self
+            if attack.success in ({True, False} if success is None else {success})
+            and attack.epsilon <= max_epsilon
+            and (where is None or where(attack))
+        )
+
+    def picture_image(self, index: int = 0) -> Image:
+        """Fetch the stored picture of one attack, RGB; errors as ``Result.read``."""
+        with images_extra():
+            from visionpipe.drawing.files import decode
+
+        return decode(self.read(self.attacks[index].picture, "picture"))
+
+    def difference_image(self, index: int = 0) -> Image:
+        """Fetch the amplified change of one attack, RGB; errors as ``Result.read``."""
+        with images_extra():
+            from visionpipe.drawing.files import decode
+
+        return decode(self.read(self.attacks[index].difference, "difference"))
+
+    def _paint(self, canvas: Canvas | None) -> Image:
+        from visionpipe.drawing.sheets import Cell, sheet
+
+        rows: list[list[Cell]] = []
+        for index, attack in enumerate(self.attacks):
+            before: list[Cell] = [] if canvas is None else [(canvas.picture, str(self.before))]
+            change = f"change, epsilon {attack.epsilon:.4g}, amplified"
+            after = f"{attack.after}{', fooled' if attack.success else ''}"
+            rows.append([*before, (self.difference_image(index), change), (self.picture_image(index), after)])
+        return sheet(rows, cell_px=CELL_PX, title=self.summary())

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from visionpipe.extras import images_extra
+from visionpipe.schemas.results.ranking import Ranking
 
-from visionpipe.schemas.results.base import ClassScore, Result
+if TYPE_CHECKING:
+    import supervision as sv
+    from PIL.Image import Image
+
+    from visionpipe.drawing.canvas import Canvas
 
 
-class ClassificationResult(Result):
+class ClassificationResult(Ranking):
     """The most probable classes of an image."""
 
     task: Literal["classification"] = "classification"
     """Selects this result."""
-    classes: list[ClassScore] = Field(min_length=1)
-    """Most probable first."""
 
-    @property
-    def top(self) -> ClassScore:
-        """The most probable class."""
-        return self.classes[0]
+    def to_supervision(self) -> sv.Classifications:
+        """The classes for supervision's tools."""
+        with images_extra():
+            import numpy as np
+            import supervision as sv
 
-    def summary(self) -> str:
-        """Say the result in one line, for people."""
-        return ", ".join(map(str, self.classes[:3]))
+        ids = np.array([entry.class_id for entry in self.classes], dtype=int)
+        return sv.Classifications(class_id=ids, confidence=np.array([entry.score for entry in self.classes]))
 
-    def rows(self) -> list[dict[str, str]]:
-        """One row per class."""
-        return [entry.row() for entry in self.classes]
+    def _paint(self, canvas: Canvas | None) -> Image:
+        from visionpipe.drawing.banner import with_banner
+
+        return with_banner(self._needed(canvas).picture, self.banner())

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from visionpipe.extras import images_extra
 from visionpipe.schemas.base import Schema, Score
 from visionpipe.schemas.images import ArtifactRef
-from visionpipe.schemas.results.base import ClassScore, Result, StopReason
+from visionpipe.schemas.results.base import ClassScore, StopReason
+from visionpipe.schemas.results.parts import ListResult, Wanted, class_test
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from visionpipe.drawing.canvas import Canvas
 
 Correlation = Annotated[float, Field(ge=-1, le=1)]
 """A correlation, or SSIM: 1 means the same, 0 unrelated."""
@@ -111,8 +121,11 @@ class Attribution(Schema):
     """The test of the method itself, when asked for."""
 
 
-class ExplanationResult(Result):
+class ExplanationResult(ListResult[Attribution]):
     """One attribution per class asked for."""
+
+    PARTS: ClassVar[str] = "attributions"
+    SHOWN_ARTIFACT: ClassVar[str | None] = "attributions.0.overlay"
 
     task: Literal["explanation"] = "explanation"
     """Selects this result."""
@@ -149,3 +162,48 @@ class ExplanationResult(Result):
             }
             for entry in self.attributions
         ]
+
+    def filter(
+        self,
+        *,
+        min_score: float = 0.0,
+        labels: Wanted | None = None,
+        where: Callable[[Attribution], bool] | None = None,
+    ) -> Self:
+        """Keep some of the attributions: of classes as probable as that, of some classes, or by a test of your own."""
+        fits = class_test(labels)
+        return self.with_parts(
+            entry
+            for entry in self
+            if entry.target.score >= min_score
+            and fits(entry.target.label, entry.target.class_id)
+            and (where is None or where(entry))
+        )
+
+    def attribution_array(self, index: int = 0) -> NDArray[np.floating[Any]]:
+        """Fetch one attribution: shape (H, W) of the original image, float32, positive speaks for the class.
+
+        Raises:
+            ArtifactNotFetchedError: The result does not know where to fetch it.
+            ArtifactExpiredError: It has outlived its time in the store.
+        """
+        with images_extra():
+            from visionpipe.drawing.files import load_npy
+
+        return load_npy(self.read(self.attributions[index].attribution, "attribution"))
+
+    def _paint(self, canvas: Canvas | None) -> Image:
+        from visionpipe.drawing.banner import Line, with_banner
+        from visionpipe.drawing.colors import class_color
+        from visionpipe.drawing.sheets import sheet
+        from visionpipe.drawing.strips import heat_overlay
+
+        picture = self._needed(canvas).picture
+        made = [
+            with_banner(
+                heat_overlay(picture, self.attribution_array(index)),
+                [Line(f"{self.method}: {entry.target}", class_color(entry.target.class_id))],
+            )
+            for index, entry in enumerate(self.attributions)
+        ]
+        return made[0] if len(made) == 1 else sheet([[(each, "") for each in made]], cell_px=max(picture.size))

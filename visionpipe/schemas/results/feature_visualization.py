@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from visionpipe.errors import InvalidRequestError
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.geometry import BoxXyxy, format_pixels
 from visionpipe.schemas.images import ArtifactRef
-from visionpipe.schemas.results.base import Result, StopReason
+from visionpipe.schemas.results.base import StopReason
+from visionpipe.schemas.results.parts import ListResult
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visionpipe.drawing.canvas import Canvas
+
+CELL_PX, COLUMNS = 192, 6
+"""How units are set into a drawing."""
 
 
 class UnitView(Schema):
@@ -31,8 +42,11 @@ class UnitView(Schema):
     """RGB PNG: the receptive field's crop of the image."""
 
 
-class FeatureVisualizationResult(Result):
+class FeatureVisualizationResult(ListResult[UnitView]):
     """The units asked for."""
+
+    PARTS: ClassVar[str] = "units"
+    SHOWN_ARTIFACT: ClassVar[str | None] = "sheet"
 
     task: Literal["feature_visualization"] = "feature_visualization"
     """Selects this result."""
@@ -63,3 +77,36 @@ class FeatureVisualizationResult(Result):
             }
             for unit in self.units
         ]
+
+    def filter(
+        self,
+        *,
+        layer: str | None = None,
+        channels: list[int] | None = None,
+        min_activation: float = float("-inf"),
+        where: Callable[[UnitView], bool] | None = None,
+    ) -> Self:
+        """Keep some of the units: of a layer, some channels, those that respond as strongly as that, or by a test."""
+        return self.with_parts(
+            unit
+            for unit in self
+            if layer in (None, unit.layer)
+            and (channels is None or unit.channel in channels)
+            and (min_activation == float("-inf") or (unit.activation or 0.0) >= min_activation)
+            and (where is None or where(unit))
+        )
+
+    def _paint(self, canvas: Canvas | None) -> Image:
+        from visionpipe.drawing.files import decode
+        from visionpipe.drawing.sheets import Cell, sheet
+
+        cells: list[Cell] = [
+            (decode(self.read(ref)), f"{unit.layer} {unit.channel}")
+            for unit in self.units
+            for ref in (unit.patch, unit.pattern)
+            if ref is not None
+        ]
+        if not cells:
+            raise InvalidRequestError("These units have no pictures to draw.")
+        rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+        return sheet(rows, cell_px=CELL_PX, title=self.summary())

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
+from visionpipe.extras import images_extra
 from visionpipe.schemas.geometry import QuadXy
 from visionpipe.schemas.images import ArtifactRef
-from visionpipe.schemas.results.base import ClassScore, Result
+from visionpipe.schemas.results.ranking import Ranking
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from visionpipe.drawing.canvas import Canvas
 
 
-class SpatialTransformerResult(Result):
+class SpatialTransformerResult(Ranking):
     """Where the network looked, and what it saw."""
+
+    SHOWN_ARTIFACT: ClassVar[str | None] = "rectified"
 
     task: Literal["spatial_transformer"] = "spatial_transformer"
     """Selects this result."""
-    classes: list[ClassScore] = Field(min_length=1)
-    """Most probable first."""
     theta: tuple[tuple[float, float, float], tuple[float, float, float]]
     """Affine matrix (2, 3) from the rectified image's coordinates to the input's, both (x, y) in [-1, 1]."""
     quad_xy: QuadXy
@@ -25,15 +29,24 @@ class SpatialTransformerResult(Result):
     rectified: ArtifactRef | None = None
     """PNG of what the classifier saw, when asked for."""
 
-    @property
-    def top(self) -> ClassScore:
-        """The most probable class."""
-        return self.classes[0]
+    def rectified_image(self) -> Image:
+        """Fetch what the classifier saw.
 
-    def summary(self) -> str:
-        """Say the result in one line, for people."""
-        return ", ".join(map(str, self.classes[:3]))
+        Raises:
+            InvalidRequestError: It was not asked for, with ``rectified``.
+            ArtifactNotFetchedError: The result does not know where to fetch it.
+        """
+        with images_extra():
+            from visionpipe.drawing.files import decode
 
-    def rows(self) -> list[dict[str, str]]:
-        """One row per class."""
-        return [entry.row() for entry in self.classes]
+        return decode(self.read(self.rectified, "rectified picture (option rectified=True)"))
+
+    def _paint(self, canvas: Canvas | None) -> Image:
+        from visionpipe.drawing.banner import with_banner
+        from visionpipe.drawing.colors import class_color
+        from visionpipe.drawing.quads import draw_quad
+
+        scene = self._needed(canvas)
+        draw_quad(scene, self.quad_xy, class_color(self.classes[0].class_id if self.classes else 0))
+        inset = None if self.rectified is None else self.rectified_image()
+        return with_banner(scene.picture, self.banner(), inset=inset)
