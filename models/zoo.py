@@ -1,4 +1,4 @@
-"""torchvision's classification networks as cards, made from its own weights' metadata.
+"""torchvision's networks as cards, made from its own weights' metadata; ``KINDS`` says which.
 
 A network's recommended weights carry its plain name (``resnet50``); its other weights add theirs
 (``resnet50.imagenet1k_v1``).
@@ -6,13 +6,18 @@ A network's recommended weights carry its plain name (``resnet50``); its other w
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from models.cards import Card, Cost, Preprocessing, Provenance, Quality, Serving, Weights
+from models.card_tables import SegmentationDefaults
+from models.cards import Card, Cost, Preprocessing, Provenance, Quality, Serving, Task, Weights
 from models.errors import InvalidCard
 
 if TYPE_CHECKING:
@@ -24,33 +29,55 @@ MAX_BATCH = 32
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
-def names() -> list[str]:
-    """Name every model of the zoo."""
-    return sorted(_weights())
+@dataclass(frozen=True)
+class Kind:
+    """What the networks of one of torchvision's registries have in common."""
+
+    module: str
+    """The module that registers them."""
+    tasks: tuple[Task, ...]
+    """What they can be asked."""
+    preprocessing: Callable[[Any], Preprocessing]
+    """Makes the card's table from torchvision's preset."""
+    max_batch: int = MAX_BATCH
+    """Their micro-batch."""
+    tables: Callable[[], dict[str, Any]] = dict
+    """Makes the card's tables of the task, by field."""
+
+    @property
+    def registry(self) -> ModuleType:
+        """The module itself, imported late: it takes seconds, and a bundled or user model is found without it."""
+        return importlib.import_module(self.module)
+
+
+def names(task: Task | None = None) -> list[str]:
+    """Name every model of the zoo, or those of one task."""
+    return sorted(name for name, (kind, _) in _weights().items() if task is None or task in kind.tasks)
 
 
 def card(name: str) -> Card | None:
     """Make one model's card; ``None`` where the zoo has no such model."""
-    weights = _weights().get(name)
-    return None if weights is None else _make_card(name, weights)
+    found = _weights().get(name)
+    return None if found is None else _make_card(name, *found)
 
 
 def cards() -> list[Card]:
     """Make every card of the zoo."""
-    return [_make_card(name, weights) for name, weights in sorted(_weights().items())]
+    return [_make_card(name, *found) for name, found in sorted(_weights().items())]
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
     """Find one of torchvision's builders.
 
     Raises:
-        InvalidCard: It has no such classification network.
+        InvalidCard: It has no such network for any of our tasks.
     """
-    from torchvision import models as registry
+    from torchvision import models as torchvision_models
 
-    if name not in registry.list_models(module=registry):
-        raise InvalidCard(f"network: torchvision has no classification network {name!r}.", network=name)
-    found: Callable[..., nn.Module] = registry.get_model_builder(name)
+    if not any(name in torchvision_models.list_models(module=kind.registry) for kind in KINDS):
+        tasks = ", ".join(sorted({kind.tasks[0] for kind in KINDS}))
+        raise InvalidCard(f"network: torchvision has no network {name!r} for {tasks}.", network=name)
+    found: Callable[..., nn.Module] = torchvision_models.get_model_builder(name)
     return found
 
 
@@ -60,7 +87,7 @@ def build(card: Card, state: dict[str, Tensor]) -> nn.Module:
     Raises:
         RuntimeError: The tensors do not fit the network.
     """
-    preloaded = _Preloaded(_weights()[card.name], state)
+    preloaded = _Preloaded(_weights()[card.name][1], state)
     return builder(card.network.partition(":")[2])(weights=preloaded)
 
 
@@ -68,7 +95,10 @@ def untrained_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, An
     """Complete the arguments with which a network is built before its owner's weights are filled in."""
     # Without it these two warn that their slow default initialisation will change.
     slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return {"weights": None, **slow, **arguments}
+    # Networks with a backbone would download the backbone's weights.
+    has_backbone = "weights_backbone" in inspect.signature(builder(name)).parameters
+    backbone = {"weights_backbone": None} if has_backbone else {}
+    return {"weights": None, **backbone, **slow, **arguments}
 
 
 class _Preloaded:
@@ -91,47 +121,51 @@ class _Preloaded:
 
 
 @cache
-def _weights() -> dict[str, Any]:
+def _weights() -> dict[str, tuple[Kind, Any]]:
     return dict(_registered())
 
 
-def _registered() -> Iterator[tuple[str, Any]]:
-    # Imported late: it takes seconds, and a bundled or user model is found without it.
-    from torchvision import models as registry
+def _registered() -> Iterator[tuple[str, tuple[Kind, Any]]]:
+    from torchvision import models as torchvision_models
 
-    for builder in registry.list_models(module=registry):
-        enum = registry.get_model_weights(builder)
-        for weights in enum:
-            # Some are there for other networks to build on (VGG-16's features alone) and classify nothing.
-            if not weights.meta.get("categories"):
-                continue
-            recommended = weights is enum.DEFAULT
-            yield (builder if recommended else f"{builder}.{weights.name.lower()}"), weights
+    for kind in KINDS:
+        for builder in torchvision_models.list_models(module=kind.registry):
+            enum = torchvision_models.get_model_weights(builder)
+            for weights in enum:
+                # Some are there for other networks to build on (VGG-16's features alone) and classify nothing.
+                if not weights.meta.get("categories"):
+                    continue
+                recommended = weights is enum.DEFAULT
+                yield (builder if recommended else f"{builder}.{weights.name.lower()}"), (kind, weights)
 
 
-def _make_card(name: str, weights: Any) -> Card:
+def _make_card(name: str, kind: Kind, weights: Any) -> Card:
     builder, meta = name.partition(".")[0], weights.meta
     digits = _HASH_IN_NAME.search(posixpath.basename(weights.url))
     return Card(
         name=name,
-        tasks=["classification"],
+        tasks=[*kind.tasks, *_MORE_TASKS.get(builder, ())],
         description=f"{builder}, {weights.name}: {' '.join(meta.get('_docs', '').split())}".rstrip(": "),
         network=f"torchvision:{builder}",
         weights=Weights(url=weights.url, sha256=digits.group(1) if digits else None),
         labels=list(meta["categories"]),
-        preprocess=_preprocessing(weights.transforms()),
-        serving=Serving(max_batch=MAX_BATCH),
+        preprocess=kind.preprocessing(weights.transforms()),
+        serving=Serving(max_batch=kind.max_batch),
         cost=Cost(num_params=meta.get("num_params"), gflops=meta.get("_ops"), min_size_hw=meta.get("min_size")),
         licence=_licence(meta),
         provenance=Provenance(origin=f"torchvision, {type(weights).__name__}.{weights.name}", notes=meta.get("recipe")),
         quality=list(_quality(meta)),
+        **kind.tables(),
     )
 
 
-def _preprocessing(preset: Any) -> Preprocessing:
+def _cropped(preset: Any) -> Preprocessing:
+    return _resized(preset).model_copy(update={"crop": preset.crop_size[0]})
+
+
+def _resized(preset: Any) -> Preprocessing:
     return Preprocessing(
         resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
         interpolation=cast(Literal["nearest", "bilinear", "bicubic", "lanczos"], preset.interpolation.value),
         mean=list(preset.mean),
         std=list(preset.std),
@@ -142,10 +176,27 @@ def _licence(meta: dict[str, Any]) -> str:
     stated = meta.get("license")
     if stated:
         return f"as stated at {stated}"
-    return "BSD-3-Clause as published by torchvision; trained on ImageNet-1K, whose images have terms of their own"
+    data = "ImageNet-1K" if "ImageNet-1K" in meta["_metrics"] else "COCO"
+    return f"BSD-3-Clause as published by torchvision; trained on {data}, whose images have terms of their own"
 
 
 def _quality(meta: dict[str, Any]) -> Iterator[Quality]:
     for split, metrics in meta.get("_metrics", {}).items():
         for metric, percent in metrics.items():
             yield Quality(metric=metric, value=percent / 100, split=f"{split}, as published by torchvision")
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("torchvision.models", ("classification", "embedding"), _cropped),
+    Kind(
+        "torchvision.models.segmentation",
+        ("segmentation",),
+        _resized,
+        max_batch=8,
+        # Their shorter side is always 520, so only pictures four times as long are segmented in tiles.
+        tables=lambda: {"segmentation": SegmentationDefaults(tile_px=2048)},
+    ),
+)
+"""The registries that the zoo lists."""
+
+_MORE_TASKS: dict[str, tuple[Task, ...]] = {"vgg16": ("style_transfer",), "vgg19": ("style_transfer",)}

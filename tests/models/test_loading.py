@@ -129,8 +129,8 @@ def test_a_module_may_lie_in_a_subfolder_or_be_installed(write_model):
 @pytest.mark.parametrize(
     ("network", "says"),
     [
-        ("lenet6", "expected one of lenet5"),
-        ("torchvision:resnet19", "no classification network 'resnet19'"),
+        ("lenet6", "got 'lenet6'"),
+        ("torchvision:resnet19", "no network 'resnet19'"),
         ("own:nothing", "expected a function 'nothing'"),
         ("own:number", "to give a torch.nn.Module, got int"),
         ("own:failing", "own:failing with arguments {} failed with TypeError"),

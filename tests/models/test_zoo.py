@@ -9,8 +9,10 @@ from models import zoo
 from models.cards import Card
 from models.errors import InvalidCard
 
+CLASSIFICATION = zoo.names("classification")
 
-@pytest.mark.parametrize("name", zoo.names())
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
 def test_every_classification_network_has_a_card_made_of_torchvisions_own_metadata(name):
     card = zoo.card(name)
     builder, _, chosen = name.partition(".")
@@ -34,7 +36,8 @@ def test_every_classification_network_has_a_card_made_of_torchvisions_own_metada
 
 
 def test_no_network_of_torchvision_is_left_out():
-    assert {name.partition(".")[0] for name in zoo.names()} == set(registry.list_models(module=registry))
+    listed = {name.partition(".")[0] for name in zoo.names()}
+    assert listed == {name for kind in zoo.KINDS for name in registry.list_models(module=kind.registry)}
     families = ("alexnet", "vgg", "googlenet", "inception", "resnet152", "densenet", "mnasnet", "mobilenet", "maxvit")
     for family in (*families, "efficientnet", "convnext", "vit", "swin", "regnet", "squeezenet", "shufflenet"):
         assert any(name.startswith(family) for name in zoo.names()), family
@@ -42,8 +45,8 @@ def test_no_network_of_torchvision_is_left_out():
 
 def test_an_unknown_name_has_no_card_and_no_builder():
     assert zoo.card("resnet19") is None
-    with pytest.raises(InvalidCard, match="no classification network 'fcn_resnet50'"):
-        zoo.builder("fcn_resnet50")
+    with pytest.raises(InvalidCard, match="no network 'raft_large' for classification"):
+        zoo.builder("raft_large")
 
 
 def _published_state(name):
@@ -77,7 +80,7 @@ def test_torchvision_builds_its_network_from_tensors_already_read(name):
 
 
 # RegNet's builder computes its widths with tensors, which have no values on the meta device.
-ON_META = [name for name in zoo.names() if not name.startswith("regnet")]
+ON_META = [name for name in CLASSIFICATION if not name.startswith("regnet")]
 
 
 @pytest.mark.parametrize("name", ON_META)
