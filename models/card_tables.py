@@ -52,4 +52,11 @@ class EmbeddingDefaults(Part):
     """Where the network's features are taken unless told otherwise."""
 
     layer: str
-    """The module whose output they are, by its dotted name."""
+    """The module whose output they are, by its dotted name; ``NAME:input`` means what enters it."""
+
+
+class ReplacedHead(Part):
+    """The last layer of a retrained network, in the place of the one that the network is built with."""
+
+    layer: str
+    """The module that was replaced, by its dotted name; its successor has one output per label."""

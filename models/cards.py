@@ -14,6 +14,7 @@ from models.card_tables import (
     DetectionDefaults,
     EmbeddingDefaults,
     Part,
+    ReplacedHead,
     SegmentationDefaults,
     StyleTransferDefaults,
 )
@@ -184,6 +185,8 @@ class Card(Part):
     """The encoder's layers; absent for networks whose layers we know."""
     embedding: EmbeddingDefaults | None = None
     """Where features are taken; absent: the input of the classifier's head."""
+    head: ReplacedHead | None = None
+    """The head that retraining put in; absent: the network keeps its own."""
     parity: list[str] = Field(default_factory=list)
     """Pictures in the model's folder on which faster arithmetic is compared with fp32; absent: synthetic ones."""
     serving: Serving = Serving()
@@ -212,7 +215,7 @@ class Card(Part):
 
     def _tables(self) -> set[str]:
         """The tasks whose own table the card states: one that is left out changes no digest when it gains fields."""
-        return {"segmentation", "detection", "style_transfer", "embedding"} & self.model_fields_set
+        return {"segmentation", "detection", "style_transfer", "embedding", "head"} & self.model_fields_set
 
 
 def parse_card(text: str, *, where: str) -> Card:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models import custom, networks, parity, weights, zoo
 from models.catalog import Entry
 from models.errors import InvalidCard, ModelLoadFailed, WeightsMismatch
+from models.heads import replace_head
 from models.networks import yolo
 
 NAMES_SHOWN = 6
@@ -49,6 +50,8 @@ def load(entry: Entry) -> nn.Module:
         network = _build_zoo(entry, state)
     else:
         network = _build(entry)
+        if entry.card.head is not None:
+            replace_head(network, entry.card.head.layer, len(entry.card.labels))
         if state is not None:
             _fill(entry, network, state)
     return network.float().eval().requires_grad_(False)
