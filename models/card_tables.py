@@ -37,6 +37,8 @@ class DetectionDefaults(Part):
     """Side to which images are letterboxed; unset where the network resizes by itself."""
     iou_threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     """Overlap beyond which non-maximum suppression drops the weaker box; unset means the network's own."""
+    nms_free: bool = False
+    """Use the head that was trained one-to-one and needs no suppression (YOLO v10 and 26); the other is more exact."""
 
 
 class StyleTransferDefaults(Part):
