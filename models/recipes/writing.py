@@ -11,7 +11,7 @@ from models.recipes import digits
 
 _LENET = """\
 name = "lenet-digits"
-tasks = ["classification"]
+tasks = ["classification", "embedding"]
 description = "LeNet-5 for single handwritten digits, bright ink on black, as in scikit-learn's 8x8 set"
 network = "lenet5"
 labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]

@@ -13,9 +13,10 @@ class EmbeddingOptions(Options):
     """Which features, and how to return them."""
 
     layer: str | None = Field(default=None, min_length=1, max_length=256)
-    """Module whose output is taken, by its dotted name; unset means the input of the classifier head."""
+    """Module whose output is taken, by its dotted name, or ``NAME:input`` for what enters it; unset means the input of
+    the classifier head, unless the model's card names another."""
     pooling: Literal["avg", "max", "flatten"] = "avg"
-    """How a spatial feature map becomes one vector."""
+    """How a feature map, or a sequence of tokens, becomes one vector."""
     normalize: bool = False
     """Whether the vector is divided by its L2 norm."""
     as_artifact: bool = False
