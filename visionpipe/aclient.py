@@ -18,6 +18,7 @@ from visionpipe.queue import Accounts, QueueStatus
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
 from visionpipe.schemas.jobs import Item, Lane, WorkerRecord
 from visionpipe.schemas.results import Result
+from visionpipe.schemas.results.source import Fetch
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
 from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried, upload_ref
@@ -57,6 +58,7 @@ class AsyncClient(Shortcuts):
         self._workers: tuple[float, list[WorkerRecord]] = (float("-inf"), [])
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
+        self._fetch: Fetch | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {type(self._transport).__name__}{', closed' if self._closed else ''}>"
@@ -198,9 +200,19 @@ class AsyncClient(Shortcuts):
             raise ArtifactExpiredError(f"{ref.key} is no longer in the store; run the job again", key=ref.key)
         return data
 
+    async def load(self, result: ResultT) -> ResultT:
+        """Fetch all large outputs that a result names, and give it back: drawing and arrays then need no client.
+
+        Raises:
+            ArtifactExpiredError: One of them has outlived its time in the store.
+        """
+        for _, ref in result.artifacts():
+            result.keep(ref, await self.artifact(ref))
+        return result
+
     def job(self, job: str) -> AsyncJob[Result]:
         """Take up a job by its id, whoever submitted it; nothing is read yet."""
-        return AsyncJob(self._transport, checked_id(job))
+        return AsyncJob(self._transport, checked_id(job), fetch=self._fetch)
 
     async def workers(self) -> list[WorkerRecord]:
         """Read the announcements of all live workers."""
@@ -248,7 +260,7 @@ class AsyncClient(Shortcuts):
         submitted = await self._transport.submit(
             request, job=job_id, lane=lane, payloads=payloads, wait_for_worker=wait_for_worker
         )
-        return AsyncJob(self._transport, job_id, heard=submitted.created, blobs=len(payloads))
+        return AsyncJob(self._transport, job_id, heard=submitted.created, blobs=len(payloads), fetch=self._fetch)
 
     async def _refer(self, image: ImageSource, model: str) -> ImageRef:
         """Give a reference that request options can hold, uploading the image where none will do."""

@@ -56,6 +56,8 @@ class Client:
     ) -> None:
         self._async = AsyncClient(redis_url, settings=settings, transport=transport)
         self._portal = Portal()
+        # Results fetch their artifacts when these are first needed, which blocking code can do at any time.
+        self._async._fetch = self.artifact
 
     def __repr__(self) -> str:
         return repr(self._async).replace("<AsyncClient", f"<{type(self).__name__}")
@@ -127,6 +129,10 @@ class Client:
     def artifact(self, ref: ArtifactRef) -> bytes:
         """See ``AsyncClient.artifact``."""
         return self._portal.run(self._async.artifact(ref))
+
+    def load(self, result: ResultT) -> ResultT:
+        """See ``AsyncClient.load``; results of this client fetch what they need by themselves, while it is open."""
+        return self._portal.run(self._async.load(result))
 
     def job(self, job: str) -> Job[Result]:
         """See ``AsyncClient.job``."""

@@ -20,6 +20,7 @@ from visionpipe.errors import (
 )
 from visionpipe.schemas.jobs import Envelope, Item, JobRecord, JobState, Progress
 from visionpipe.schemas.results import Result
+from visionpipe.schemas.results.source import Fetch
 from visionpipe.tasks import parse_item
 from visionpipe.wire import error_from, error_info
 
@@ -43,12 +44,15 @@ OUTAGE_S = 60.0
 class AsyncJob(Generic[ResultT]):
     """One job, from asyncio; made by ``AsyncClient.submit`` and ``AsyncClient.job``."""
 
-    def __init__(self, transport: Transport, job: str, *, heard: bool = False, blobs: int = 0) -> None:
+    def __init__(
+        self, transport: Transport, job: str, *, heard: bool = False, blobs: int = 0, fetch: Fetch | None = None
+    ) -> None:
         self.id = job
         """The job's id; ``client.job(id)`` finds it again from anywhere."""
         self._transport = transport
         self._heard = heard
         self._blobs = blobs
+        self._fetch = fetch
         self._made = time.monotonic()
         self._seen: JobRecord | None = None
 
@@ -87,7 +91,11 @@ class AsyncJob(Generic[ResultT]):
         if raw is None:
             raise self._unknown()
         self._seen = raw.record
-        return _parse(raw)
+        envelope: Envelope[ResultT] = _parse(raw)
+        for item in envelope.items:
+            if self._fetch is not None and item.result is not None:
+                item.result.bind(self._fetch)
+        return envelope
 
     async def wait(self, timeout: float | None = None) -> Envelope[ResultT]:
         """Wait until the job has ended, well or badly, and read everything it ended with.

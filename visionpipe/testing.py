@@ -27,7 +27,7 @@ from visionpipe.aclient import AsyncClient
 from visionpipe.client import Client
 from visionpipe.errors import ImageNotFoundError, JobConflictError, NoWorkerError
 from visionpipe.queue import Accounts, QueueStatus, RawEnvelope, Submitted
-from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage
+from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef, InlineImage
 from visionpipe.schemas.jobs import Item, JobRecord, JobState, Lane, ModelInfo, WorkerRecord
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result
@@ -139,6 +139,12 @@ class MemoryTransport:
             self._end(memory, JobState.CANCELLED)
         return memory.record.state
 
+    def keep(self, data: bytes, media_type: str) -> ArtifactRef:
+        """Store a large output, as a worker does, and give its reference for a result; nothing expires here."""
+        ref = ArtifactRef(key=f"artifact:{sha256(data).hexdigest()}", media_type=media_type, size_bytes=len(data))
+        self._stored[ref.key] = data
+        return ref
+
     async def put(self, key: str, data: bytes, ttl_s: float) -> None:
         """See ``Transport.put``; nothing expires here."""
         self._stored[key] = data
@@ -232,6 +238,10 @@ class _InMemory:
     def fail_next(self, *errors: Exception) -> None:
         """Let the next submissions raise these, one each."""
         self.memory.fail_next(*errors)
+
+    def keep(self, data: bytes, media_type: str = "image/png") -> ArtifactRef:
+        """Store a large output for a handler's result to name; ``result.draw`` and ``client.artifact`` find it."""
+        return self.memory.keep(data, media_type)
 
 
 class AsyncMemoryClient(_InMemory, AsyncClient):

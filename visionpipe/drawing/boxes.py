@@ -10,11 +10,13 @@ import supervision as sv
 from visionpipe.drawing.canvas import Canvas
 from visionpipe.drawing.colors import class_palette, text_palette
 from visionpipe.drawing.supervise import detections
-from visionpipe.drawing.text import font_path
+from visionpipe.drawing.text import font_path, width_of
 
 SMART_LABELS = 60
 """Up to so many labels are moved out of one another's way."""
 SMALLEST_TEXT_PX = 9
+CROWDED = 1.1
+"""Where labels with their scores are so much wider than their boxes, the scores are left out."""
 
 
 def draw_boxes(
@@ -22,6 +24,7 @@ def draw_boxes(
     boxes_xyxy: Sequence[tuple[float, float, float, float]],
     class_ids: Sequence[int],
     labels: Sequence[str],
+    scores: Sequence[float],
 ) -> None:
     """Draw boxes in the colours of their classes.
 
@@ -29,7 +32,8 @@ def draw_boxes(
         canvas: Is drawn on.
         boxes_xyxy: In pixels of the original image, the most certain first: later ones are drawn below them.
         class_ids: Of each box.
-        labels: A line of text for each.
+        labels: A name for each.
+        scores: Of each, 0 to 1; left out where boxes are too small for it.
     """
     if not boxes_xyxy:
         return
@@ -37,6 +41,10 @@ def draw_boxes(
     placed = canvas.placed([boxes_xyxy[index] for index in order])
     found = detections(placed, [class_ids[index] for index in order], [labels[index] for index in order])
     text_px, line_px = _sizes(canvas, placed)
+    names = [f"{labels[index]} {scores[index]:.0%}" for index in order]
+    sides = placed[:, 2] - placed[:, 0]
+    if np.median([width_of(name, text_px) for name in names] / np.maximum(1.0, sides)) > CROWDED:
+        names = [labels[index] for index in order]
     picture = sv.BoxAnnotator(color=class_palette(), thickness=line_px).annotate(canvas.picture, found)
     canvas.picture = sv.RichLabelAnnotator(
         color=class_palette(),
@@ -45,7 +53,7 @@ def draw_boxes(
         font_size=text_px,
         text_padding=max(2, round(0.25 * text_px)),
         smart_position=len(found) <= SMART_LABELS,
-    ).annotate(picture, found, labels=[labels[index] for index in order])
+    ).annotate(picture, found, labels=names)
 
 
 def _sizes(canvas: Canvas, placed: np.ndarray) -> tuple[int, int]:

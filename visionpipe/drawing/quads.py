@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 from PIL import Image, ImageDraw
 
 from visionpipe.drawing.canvas import Canvas
@@ -11,6 +13,8 @@ from visionpipe.drawing.colors import Rgb
 
 DIMMED = 0.45
 """How bright the picture stays outside of the quadrilateral."""
+_FRACTION = 4
+_FAR = 1e6
 
 
 def draw_quad(canvas: Canvas, quad_xy: Sequence[Sequence[float]], color: Rgb) -> None:
@@ -26,8 +30,12 @@ def draw_quad(canvas: Canvas, quad_xy: Sequence[Sequence[float]], color: Rgb) ->
     ImageDraw.Draw(inside).polygon(corners, fill=255)
     dark = canvas.picture.point(lambda value: value * DIMMED)
     canvas.picture = Image.composite(canvas.picture, dark, inside)
-    draw, line_px = ImageDraw.Draw(canvas.picture), canvas.line_px
-    draw.line([*corners, *corners[:2]], fill=color, width=line_px, joint="curve")
-    x, y = corners[0]
-    dot = 2.2 * line_px
-    draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=color, outline=(255, 255, 255), width=max(1, line_px // 2))
+    pixels, line_px = np.array(canvas.picture), canvas.line_px
+    # OpenCV draws smooth lines between corners given in fractions of a pixel.
+    points = np.array(corners).clip(-_FAR, _FAR) * 2**_FRACTION
+    fixed = points.round().astype(np.int32)
+    cv2.polylines(pixels, [fixed[:, None]], True, color, line_px, cv2.LINE_AA, _FRACTION)
+    dot = round(2.2 * line_px * 2**_FRACTION)
+    cv2.circle(pixels, tuple(fixed[0].tolist()), dot, color, -1, cv2.LINE_AA, _FRACTION)
+    cv2.circle(pixels, tuple(fixed[0].tolist()), dot, (255, 255, 255), max(1, line_px // 2), cv2.LINE_AA, _FRACTION)
+    canvas.picture = Image.fromarray(pixels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,9 @@ from visionpipe.schemas.base import Schema
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_COPY_KEYWORD = "__array__ implementation doesn't accept a copy keyword"
+_QUIET = ("ignore", re.compile(_COPY_KEYWORD, re.IGNORECASE), DeprecationWarning, None, 0)
 
 PointXy = tuple[float, float]
 """``(x, y)``; x grows to the right, y downwards."""
@@ -52,6 +57,7 @@ class Rle(Schema):
         with images_extra():
             from pycocotools import mask
 
+        _hush()
         return mask.decode(self.to_coco()).astype(bool)  # type: ignore[no-any-return]
 
     def area(self) -> int:
@@ -64,6 +70,12 @@ class Rle(Schema):
     def to_coco(self) -> dict[str, Any]:
         """The mask as pycocotools and COCO files write it."""
         return {"size": list(self.size_hw), "counts": self.counts}
+
+
+def _hush() -> None:
+    # pycocotools 2.0 makes arrays in a way that numpy 2 deprecates. `catch_warnings` is not safe in threads.
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", _COPY_KEYWORD, DeprecationWarning)
 
 
 def format_pixels(numbers: Iterable[float]) -> str:

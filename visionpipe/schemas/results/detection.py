@@ -163,7 +163,8 @@ class DetectionResult(ListResult[Detection]):
             scene,
             [found.box_xyxy for found in self.detections],
             [found.class_id for found in self.detections],
-            [f"{found.label} {found.score:.0%}" for found in self.detections],
+            [found.label for found in self.detections],
+            [found.score for found in self.detections],
         )
         return scene.picture
 
