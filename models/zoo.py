@@ -110,11 +110,19 @@ class _Preloaded:
 
     def __init__(self, weights: Any, state: dict[str, Tensor]) -> None:
         self.meta = weights.meta
+        self._weights = weights
         self._enum = type(weights)
         self._state = state
 
     def __getattribute__(self, name: str) -> Any:
         return super().__getattribute__("_enum" if name == "__class__" else name)
+
+    def __eq__(self, other: object) -> bool:
+        # Some builders change a constant of the network for one of its weights.
+        return other is self._weights
+
+    def __hash__(self) -> int:
+        return hash(self._weights)
 
     def get_state_dict(self, **_: Any) -> dict[str, Tensor]:
         return self._state
@@ -195,6 +203,13 @@ KINDS: tuple[Kind, ...] = (
         max_batch=8,
         # Their shorter side is always 520, so only pictures four times as long are segmented in tiles.
         tables=lambda: {"segmentation": SegmentationDefaults(tile_px=2048)},
+    ),
+    # They resize and normalise by themselves.
+    Kind(
+        "torchvision.models.detection",
+        ("detection",),
+        lambda _: Preprocessing(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),
+        max_batch=8,
     ),
 )
 """The registries that the zoo lists."""
