@@ -20,10 +20,13 @@ from rich.table import Table
 
 from visionpipe.cli.batch import EXIT_INTERRUPTED, FolderJob, root_name
 from visionpipe.cli.batch_view import print_report, progress_view
+from visionpipe.cli.demo_tasks import run_tasks, task_table
 from visionpipe.demo import DemoFolder, write_demo_folder
+from visionpipe.demo.page import SHEET, write_page
+from visionpipe.demo.tasks import write_task_pictures
 from visionpipe.errors import InternalError
 from visionpipe.runs import Labels, RunReport
-from visionpipe.settings import load_settings
+from visionpipe.settings import Settings, load_settings
 from visionpipe.stack import ensure_stack
 
 MODEL = "lenet-digits"
@@ -40,8 +43,9 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo-out"),
     precision: Annotated[str, typer.Option(help="Precision of the worker; the plain loop is fp32.")] = "fp32",
+    tasks: Annotated[bool, typer.Option(help="Also show every other task.")] = True,
 ) -> None:
-    """Run real pictures through an embedded Redis, a worker and a network; compare with the truth and a plain loop."""
+    """Run real pictures through an embedded Redis, workers and networks; compare with the truth and a plain loop."""
     console = Console()
     begun_s = time.monotonic()
     console.rule("[bold]VisionPipe[/] · a folder of real pictures, end to end", align="left")
@@ -52,21 +56,49 @@ def demo(
         f"things, {folder.num_broken} broken or foreign files",
         highlight=False,
     )
-    try:
+    with _interruptible(console):
         report = _run(console, folder, out, precision)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("Interrupted.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
     with _step(console, "Asking the bare model, in a plain loop without any queue"):
         bare = _bare(folder.images)
     print_report(console, report)
     console.print(_comparison(report, bare, out))
-    _print_end(console, folder, out, time.monotonic() - begun_s)
+    console.print(
+        f"\nThe photographs show nothing that {MODEL} knows: it calls each of them some digit. "
+        "Only the digits count for accuracy; the card's score is that of the held-out ones.",
+        style="dim",
+        highlight=False,
+    )
+    if tasks:
+        _show_tasks(console, out)
+    _print_end(console, out, time.monotonic() - begun_s, tasks=tasks)
+
+
+def _show_tasks(console: Console, out: Path) -> None:
+    console.rule("[bold]Every other task[/] · pictures with known answers, a worker for each model", align="left")
+    with _step(console, "Drawing pages, canvases and cells"):
+        examples = write_task_pictures(out / "pictures")
+    with _interruptible(console):
+        runs = run_tasks(console, examples, out / "tasks", settings=_settings(out), precision="auto")
+    console.print(task_table(runs))
+    with _step(console, "Setting the contact sheet"):
+        write_page(out, [run.shown() for run in runs])
+
+
+def _settings(out: Path) -> Settings:
+    # A Redis of the demo's own: whatever else runs on this machine is neither used nor disturbed.
+    return load_settings().model_copy(update={"redis_url": None, "data_dir": (out / ".stack").resolve()})
+
+
+@contextmanager
+def _interruptible(console: Console) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("Interrupted.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _run(console: Console, folder: DemoFolder, out: Path, precision: str) -> RunReport:
-    # A Redis of the demo's own: whatever else runs on this machine is neither used nor disturbed.
-    settings = load_settings().model_copy(update={"redis_url": None, "data_dir": (out / ".stack").resolve()})
     job = FolderJob(
         folder.images,
         out / "run",
@@ -78,7 +110,7 @@ def _run(console: Console, folder: DemoFolder, out: Path, precision: str) -> Run
     with (
         ensure_stack(
             [MODEL],
-            settings=settings,
+            settings=_settings(out),
             media_roots={root_name(folder.images): folder.images.resolve()},
             precision=precision,
             on_progress=lambda line: console.print(f"  {line}", style="dim", highlight=False, markup=False),
@@ -129,21 +161,20 @@ def _answers(path: Path) -> Iterator[tuple[str, str]]:
                 yield row["path"], row["label_1"]
 
 
-def _print_end(console: Console, folder: DemoFolder, out: Path, taken_s: float) -> None:
-    console.print(
-        f"\nThe photographs show nothing that {MODEL} knows: it calls each of them some digit. "
-        "Only the digits count for accuracy; the card's score is that of the held-out ones.",
-        style="dim",
-        highlight=False,
-    )
+def _print_end(console: Console, out: Path, taken_s: float, *, tasks: bool) -> None:
     console.print(f"\n[bold]Open[/] ({taken_s:.0f} s in all)")
     for name, what in (
-        ("index.html", "every answer under its picture"),
-        ("results.csv", "one row per file"),
-        ("results.jsonl", "the same with all scores and timings"),
-        ("report.json", "the numbers above"),
+        *(
+            (("index.html", "every task, with links to all answers"), (SHEET, "the same in one picture"))
+            if tasks
+            else ()
+        ),
+        ("run/index.html", "every digit's answer under its picture"),
+        ("run/results.csv", "one row per file"),
+        ("run/results.jsonl", "the same with all scores and timings"),
+        ("run/report.json", "the numbers above"),
     ):
-        console.print(f"  {out / 'run' / name}  [dim]{what}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  {out / name}  [dim]{what}[/]", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""Pictures for a demonstration of every task, with what is true of them; none was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.catalog import Catalog
+from models.recipes import cells, digits, pages, stn_canvases
+
+NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_DIGITS = 6, 12, 24, 200
+SEED = 700_000
+"""Beyond every seed that training and measuring use."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One task, a model that does it, and a folder of pictures."""
+
+    title: str
+    """What is asked, for people."""
+    task: str
+    """The task."""
+    model: str
+    """The model."""
+    folder: Path
+    """Where the pictures were written."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The task's options, without pictures."""
+    styles: Sequence[Path] = ()
+    """Pictures whose style is wanted."""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    """File name → what is true of it: a label, a list of labels, or a number of objects."""
+
+
+def write(folder: Path) -> list[Example]:
+    """Write the pictures of every task below ``folder``; leaves out models that are not here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = {entry.name for entry in Catalog(None).entries("bundled")}
+    made = [*_segmentation(folder), *_detection(folder), *_spatial_transformer(folder), *_embedding(folder)]
+    return [example for example in [*made, *_style_transfer(folder)] if example.model in here]
+
+
+def _segmentation(folder: Path) -> Iterable[Example]:
+    scenes = [cells.scene(SEED + index, held_out=True) for index in range(NUM_SCENES)]
+    truth = _save(folder / "cells", ((scene.image, scene.count()) for scene in scenes))
+    yield Example("Cells in synthetic microscopy", "segmentation", "unet-cells", folder / "cells", truth=truth)
+
+
+def _detection(folder: Path) -> Iterable[Example]:
+    told = [(page.pixels, [str(label) for label in page.labels.tolist()]) for page in pages.examples(NUM_PAGES)]
+    truth = _save(folder / "pages", told)
+    for model, name in (("fasterrcnn-digits", "Faster R-CNN"), ("yolo-digits", "YOLO")):
+        place = folder / f"pages-{name.split()[0].lower()}"
+        # Each run has a folder of its own, and the pictures are the same.
+        _link(folder / "pages", place)
+        yield Example(f"Handwritten digits on pages, {name}", "detection", model, place, truth=truth)
+
+
+def _spatial_transformer(folder: Path) -> Iterable[Example]:
+    drawn = stn_canvases.draw(digits.test_split(), NUM_CANVASES, torch.Generator().manual_seed(SEED))
+    levels = (drawn.pixels[:, 0] * 255).round().to(torch.uint8).numpy()
+    told = zip(levels, map(str, drawn.targets.tolist()), strict=True)
+    truth = _save(folder / "canvases", told)
+    yield Example(
+        "A turned digit somewhere in clutter", "spatial_transformer", "stn-digits", folder / "canvases", truth=truth
+    )
+
+
+def _embedding(folder: Path) -> Iterable[Example]:
+    chosen = digits.test_split()[:NUM_DIGITS]
+    told = zip(digits.pixels()[chosen], map(str, digits.targets()[chosen].tolist()), strict=True)
+    truth = _save(folder / "digits", told)
+    options = {"as_artifact": True, "normalize": True}
+    yield Example("Features of digits", "embedding", "lenet-digits", folder / "digits", options, truth=truth)
+
+
+def _style_transfer(folder: Path) -> Iterable[Example]:
+    return ()
+
+
+def _save(folder: Path, told: Iterable[tuple[NDArray[np.uint8], Any]]) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    truth: dict[str, Any] = {}
+    for index, (pixels, what) in enumerate(told):
+        name = f"{index:03}.png"
+        Image.fromarray(pixels).save(folder / name)
+        truth[name] = what
+    return truth
+
+
+def _link(source: Path, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for picture in sorted(source.iterdir()):
+        target = place / picture.name
+        target.unlink(missing_ok=True)
+        target.hardlink_to(picture)
