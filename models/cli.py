@@ -1,17 +1,14 @@
-"""The ``visionpipe models`` commands: what there is to host, what a card says, and fetching weights ahead of time."""
+"""The ``visionpipe models`` commands: what there is to host, what a card says, fetching weights, retraining."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
@@ -19,9 +16,13 @@ from rich.table import Table
 from models import weights
 from models.cards import Card, Task
 from models.catalog import Catalog, Entry, Source
-from models.errors import ModelError
+from models.retrain.command import retrain_model
+from models.terminal import console_err, console_out, told
 
-app = typer.Typer(name="models", help="List, show and fetch the models that a worker can host.", no_args_is_help=True)
+app = typer.Typer(
+    name="models", help="List, show, fetch and retrain the models that a worker can host.", no_args_is_help=True
+)
+app.command("retrain")(retrain_model)
 
 FolderOption = Annotated[
     Path | None,
@@ -48,12 +49,12 @@ def list_models(
     if as_json:
         typer.echo(json.dumps([_facts(entry) for entry in entries], indent=2))
     else:
-        _console_out().print(_table(entries))
+        console_out().print(_table(entries))
     if folder is not None and not folder.expanduser().is_dir():
         told = f"[yellow]Left out:[/] {escape(str(folder))} is no folder"
-        _console_err().print(told, highlight=False, soft_wrap=True)
+        console_err().print(told, highlight=False, soft_wrap=True)
     for fault in catalog.broken():
-        _console_err().print(f"[yellow]Left out:[/] {fault.message}", markup=True, highlight=False)
+        console_err().print(f"[yellow]Left out:[/] {fault.message}", markup=True, highlight=False)
 
 
 @app.command("show")
@@ -63,7 +64,7 @@ def show_model(
     as_json: JsonOption = False,
 ) -> None:
     """Show one model's card, its digest and where its weights lie."""
-    with _told():
+    with told():
         entry = Catalog(folder).find(model)
     if as_json:
         typer.echo(json.dumps(_facts(entry) | {"card": entry.card.model_dump(mode="json")}, indent=2))
@@ -74,7 +75,7 @@ def show_model(
     table.add_column(overflow="fold")
     for field, value in _lines(entry):
         table.add_row(f"[bold]{field}", value)
-    _console_out().print(table)
+    console_out().print(table)
 
 
 @app.command("pull")
@@ -84,9 +85,9 @@ def pull_models(
 ) -> None:
     """Fetch the weights of models ahead of time, and check them."""
     catalog = Catalog(folder)
-    console = _console_err()
+    console = console_err()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with _told(), Progress(*columns, console=console, transient=True) as progress:
+    with told(), Progress(*columns, console=console, transient=True) as progress:
         for name in names:
             entry = catalog.find(name)
             bar = progress.add_task(entry.name, total=None)
@@ -97,25 +98,6 @@ def pull_models(
             path = weights.pull(entry, report)
             progress.remove_task(bar)
             console.print(f"{entry.target}: {path or 'brings its own weights'}", soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except ModelError as error:
-        _console_err().print(f"[red]{error.code}:[/] ", end="")
-        _console_err().print(error.message, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-def _console_out() -> Console:
-    # A name folded at 80 columns is no name to grep for.
-    return Console(width=None if sys.stdout.isatty() else 200)
-
-
-def _console_err() -> Console:
-    return Console(stderr=True)
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
@@ -143,7 +125,8 @@ def _table(entries: list[Entry]) -> Table:
     # Only names may be folded: a figure cut short says nothing.
     table.add_column("name", overflow="fold")
     table.add_column("source", no_wrap=True)
-    for heading in ("input", "Mparams", "GFLOPs", "acc@1"):
+    table.add_column("task", no_wrap=True)
+    for heading in ("input", "Mparams", "GFLOPs", "quality"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for entry in entries:
@@ -151,10 +134,11 @@ def _table(entries: list[Entry]) -> Table:
         table.add_row(
             entry.name,
             entry.source,
+            entry.card.tasks[0],
             _size(entry.card),
             "" if cost.num_params is None else f"{cost.num_params / 1e6:.2f}",
             "" if cost.gflops is None else f"{cost.gflops:.3g}",
-            _accuracy(entry.card),
+            _headline(entry.card),
             "here" if weights.present(entry) else "to fetch",
         )
     return table
@@ -165,8 +149,8 @@ def _size(card: Card) -> str:
     return "any" if size_hw is None else f"{size_hw[1]}x{size_hw[0]}"
 
 
-def _accuracy(card: Card) -> str:
-    return next((f"{one.value:.2%}" for one in card.quality if one.metric in ("accuracy", "acc@1")), "")
+def _headline(card: Card) -> str:
+    return f"{card.quality[0].metric} {card.quality[0].value:.2%}" if card.quality else ""
 
 
 def _lines(entry: Entry) -> Iterator[tuple[str, str]]:
