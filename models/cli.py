@@ -51,8 +51,8 @@ def list_models(
     else:
         console_out().print(_table(entries))
     if folder is not None and not folder.expanduser().is_dir():
-        told = f"[yellow]Left out:[/] {escape(str(folder))} is no folder"
-        console_err().print(told, highlight=False, soft_wrap=True)
+        left_out = f"[yellow]Left out:[/] {escape(str(folder))} is no folder"
+        console_err().print(left_out, highlight=False, soft_wrap=True)
     for fault in catalog.broken():
         console_err().print(f"[yellow]Left out:[/] {fault.message}", markup=True, highlight=False)
 

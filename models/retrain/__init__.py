@@ -1,0 +1,1 @@
+"""Transfer learning: from a classification network and a folder of pictures per class to a model of one's own."""
