@@ -9,6 +9,7 @@ from torch import nn
 
 from models.errors import InvalidCard
 from models.networks.lenet import LeNet5
+from models.networks.stn import SpatialTransformerNetwork
 
 
 def _fasterrcnn_small(**arguments: Any) -> nn.Module:
@@ -21,6 +22,7 @@ def _fasterrcnn_small(**arguments: Any) -> nn.Module:
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "fasterrcnn_small": _fasterrcnn_small,
     "lenet5": LeNet5,
+    "stn": SpatialTransformerNetwork,
 }
 """What a card may name without a colon."""
 
