@@ -14,7 +14,7 @@ from models.errors import ImageTooLarge
 MAX_RESIZED_PIXELS = 2**25
 """Pictures that would be larger after resizing (very long, very thin ones) are resized only where the crop lies."""
 
-_RESAMPLING = {
+RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -31,7 +31,7 @@ class Preprocess:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        self._resampling = _RESAMPLING[preprocessing.interpolation]
+        self._resampling = RESAMPLING[preprocessing.interpolation]
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
 
