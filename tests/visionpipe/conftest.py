@@ -34,6 +34,7 @@ class FakeWorker:
         self.settings = settings
         self.answer: Callable[[bytes, Request], Result] = length_as_class
         self.media_roots: dict[str, object] = {}
+        self.tasks = ["classification"]
         self._open = threading.Event()
         self._open.set()
         self._held = threading.Event()
@@ -50,7 +51,7 @@ class FakeWorker:
             worker="fake-1",
             model=MODEL.name,
             digest=MODEL.digest,
-            tasks=["classification"],
+            tasks=self.tasks,
             device="cpu",
             precision="fp32",
             lanes=list(Lane),
@@ -84,7 +85,8 @@ class FakeWorker:
                     self._held.set()
                     self._open.wait(0.05)
                     continue
-                took = redis.brpop([f"vp:{MODEL.name}:interactive", f"vp:{MODEL.name}:bulk"], timeout=0.05)
+                targets = [f"{MODEL.name}{pin}:{lane}" for lane in Lane for pin in ("", f"@{MODEL.digest}")]
+                took = redis.brpop([f"vp:{target}" for target in targets], timeout=0.05)
                 if took:
                     self._work(redis, json.loads(took[1])["headers"]["id"])
 

@@ -50,6 +50,9 @@ def batch(
     pattern: Annotated[list[str] | None, typer.Option(help="Names to take, such as '*.png'.")] = None,
     every_file: Annotated[bool, typer.Option("--all", help="Take every file, whatever its name.")] = False,
     labels: Annotated[Path | None, typer.Option(help="CSV of path, label[, split] to compare with.")] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Draw every result over its image, into OUTPUT/overlays.")
+    ] = False,
     chunk: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per job; adapts by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what OUTPUT holds of an earlier run.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed inputs again.")] = False,
@@ -70,7 +73,10 @@ def batch(
     else:
         # Before Redis and a worker are started, which neither a slip of the pen nor a full disk should cost.
         pictures = Pictures(load_settings().max_image_bytes)
-        options = task_options(task, option or [], style or [], pictures.refer).model_dump(mode="json")
+        # Only what was said: an earlier sitting, or the drawing, may have a say in the rest.
+        options = task_options(task, option or [], style or [], pictures.refer).model_dump(
+            mode="json", exclude_unset=True
+        )
         with output_lock(output):
             pass
         job = FolderJob(
@@ -87,6 +93,7 @@ def batch(
                 "fresh": fresh,
                 "retry_failed": retry_failed,
                 "labels": truths,
+                "overlays": overlays,
             },
         )
         report = _carry_out(console, job, redis_url, device, precision)

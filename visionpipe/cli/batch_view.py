@@ -15,6 +15,7 @@ from rich.text import Text
 
 from visionpipe.runs import RunProgress, RunReport, Stage
 from visionpipe.runs.progress import OnProgress
+from visionpipe.runs.report import Failure
 
 PLAIN_EVERY_S = 5.0
 """How often a line is printed where there is no terminal."""
@@ -25,6 +26,7 @@ _WORDS = {
     Stage.WAIT: "Waiting",
     Stage.SUBMIT: "Running",
     Stage.WORK: "Running",
+    Stage.DRAW: "Drawing",
     Stage.WRITE: "Writing",
     Stage.REPORT: "Writing",
 }
@@ -73,7 +75,7 @@ def _line(progress: RunProgress) -> str:
     ended = counts.done + counts.failed
     parts = [f"{_WORDS[progress.stage]}: {ended:,}/{ended + counts.open:,}"]
     # A run that only writes has no rate, which is not a rate of nothing.
-    if progress.stage not in (Stage.WRITE, Stage.REPORT):
+    if progress.stage not in (Stage.DRAW, Stage.WRITE, Stage.REPORT):
         parts.append(f"{progress.rate:,.0f} images/s")
     if progress.eta_s is not None and counts.open:
         parts.append(f"{_duration(progress.eta_s)} to go")
@@ -109,7 +111,9 @@ def print_report(console: Console, report: RunReport) -> None:
     """Print what a run amounts to."""
     console.print(Panel(_numbers(report), title=f"{report.task} · {report.model}", title_align="left", expand=False))
     if report.failures:
-        console.print(_failures(report))
+        console.print(_failures(report.failures, "Failed"))
+    if report.overlays is not None and report.overlays.failures:
+        console.print(_failures(report.overlays.failures, "Not drawn"))
     if report.skips:
         skips = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in report.skips.items())
         console.print(f"Skipped: {skips}", highlight=False, markup=False)
@@ -127,6 +131,8 @@ def _numbers(report: RunReport) -> Table:
         work = ("fetch", "decode", "preprocess", "forward", "postprocess")
         stages = " · ".join(f"{name} {report.stage_ms.get(name, 0):.2f}" for name in work)
         table.add_row("ms per image", stages)
+    if report.overlays is not None:
+        table.add_row("drawn", f"{report.overlays.drawn:,} overlays")
     for info in report.models:
         table.add_row("answered by", f"{info.name}@{info.digest}, {info.precision} on {info.device}")
     for split in report.accuracy:
@@ -137,11 +143,11 @@ def _numbers(report: RunReport) -> Table:
     return table
 
 
-def _failures(report: RunReport) -> Table:
-    table = Table(box=None, pad_edge=False, title="Failed", title_justify="left", title_style="bold red")
+def _failures(failures: list[Failure], title: str) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold red")
     for name in ("code", "count", "for example"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
-    for failure in report.failures:
+    for failure in failures:
         example = Text(failure.example_path) + Text(f"\n{failure.example_message}", style="dim")
         table.add_row(Text(failure.code, style="red"), f"{failure.count:,}", example)
     return table

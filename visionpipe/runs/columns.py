@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from visionpipe.runs.beside import Beside
 from visionpipe.tasks import TASKS
 
 Value = str | int | float | bool | None
@@ -16,8 +17,8 @@ class Columns(NamedTuple):
 
     names: list[str]
     """Their headings."""
-    values: Callable[[dict[str, Any]], list[Value]]
-    """Result, as JSON data → one value per heading."""
+    values: Callable[[dict[str, Any], Beside], list[Value]]
+    """Result, as JSON data, and what lies beside it → one value per heading."""
 
 
 def columns(task: str, width: int) -> Columns:
@@ -35,7 +36,7 @@ def columns(task: str, width: int) -> Columns:
 def _classification(width: int) -> Columns:
     names = [f"{part}_{rank}" for rank in range(1, width + 1) for part in ("label", "score")]
 
-    def values(result: dict[str, Any]) -> list[Value]:
+    def values(result: dict[str, Any], beside: Beside) -> list[Value]:
         flat = [value for entry in result["classes"] for value in (entry["label"], entry["score"])]
         return flat + [None] * (2 * width - len(flat))
 
@@ -45,17 +46,24 @@ def _classification(width: int) -> Columns:
 def _general(task: str) -> Columns:
     fields = [name for name in TASKS[task].result.model_fields if name not in ("task", "image_size_wh")]
 
-    def values(result: dict[str, Any]) -> list[Value]:
-        return [_flat(result.get(name)) for name in fields]
+    def values(result: dict[str, Any], beside: Beside) -> list[Value]:
+        return [beside.summary, *(_flat(_filed(result.get(name), beside.files)) for name in fields)]
 
-    return Columns(fields, values)
+    return Columns(["summary", *fields], values)
+
+
+def _filed(value: Any, files: Mapping[str, str]) -> Any:
+    """Put the names of files in the place of artifacts, however deep they lie."""
+    if isinstance(value, dict):
+        if "media_type" in value and "key" in value:
+            return files.get(value["key"], value["key"])
+        return {name: _filed(entry, files) for name, entry in value.items()}
+    return [_filed(entry, files) for entry in value] if isinstance(value, list) else value
 
 
 def _flat(value: Any) -> Value:
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, dict) and "key" in value:
-        return str(value["key"])
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ from visionpipe.errors import (
     UnknownJobError,
     UnsupportedTaskError,
 )
+from visionpipe.runs.artifacts import Artifacts
 from visionpipe.runs.labels import Labels
 from visionpipe.runs.ledger import LEDGER_NAME, Ledger, discard
 from visionpipe.runs.lock import output_lock
 from visionpipe.runs.loop import Loop
 from visionpipe.runs.names import real_path
 from visionpipe.runs.outputs import write_outputs
+from visionpipe.runs.overlays import Overlays
 from visionpipe.runs.progress import OnProgress, RunProgress, Stage
 from visionpipe.runs.report import RunReport
 from visionpipe.runs.rows import Counts
@@ -32,6 +35,7 @@ from visionpipe.runs.sizing import Sizer
 from visionpipe.runs.spec import RunSpec, full_options
 from visionpipe.schemas.jobs import WorkerRecord
 from visionpipe.settings import Settings, load_settings
+from visionpipe.tasks import result_class
 
 if TYPE_CHECKING:
     from visionpipe.aclient import AsyncClient
@@ -60,6 +64,7 @@ async def run_folder(
     fresh: bool = False,
     retry_failed: bool = False,
     labels: Labels | None = None,
+    overlays: bool = False,
     worker_timeout_s: float = 120,
 ) -> RunReport:
     """Ask one thing of every image in a folder; called again, it resumes where it was.
@@ -67,7 +72,7 @@ async def run_folder(
     Args:
         client: A connected client.
         folder: The folder of images, scanned recursively.
-        out: Where ledger, results, report and gallery go.
+        out: Where ledger, results, report and gallery go; large outputs lie in ``artifacts``, drawings in ``overlays``.
         task: What is asked.
         model: Of which model: ``name`` or ``name@digest``.
         options: The task's options.
@@ -79,6 +84,7 @@ async def run_folder(
         fresh: Throw an earlier run in ``out`` away.
         retry_failed: Give inputs that failed another try.
         labels: True labels to hold the answers against.
+        overlays: Draw every result over its image, as ``<out>/overlays/<path>.jpg``.
         worker_timeout_s: How long to wait for the first worker of the model.
 
     Raises:
@@ -86,22 +92,33 @@ async def run_folder(
         RunLockedError: Another process runs into ``out``.
         NoWorkerError: No worker of the model came in time.
         UnsupportedTaskError: The workers of the model do not serve the task.
+        MissingExtraError: ``overlays`` needs packages that are not installed.
         asyncio.CancelledError: Interrupted; the same call resumes.
     """
     settings = settings or load_settings()
-    spec = RunSpec(Path(folder), task, model, full_options(task, options or {}), patterns, every_file)
     target_folder = Path(out)
-    with output_lock(target_folder):
+    with output_lock(target_folder), ExitStack() as stack:
         if fresh:
             await _forsake(client, target_folder)
-        with Ledger(target_folder, spec) as ledger:
-            await _scan(ledger, spec, target_folder, on_progress)
-            if retry_failed:
-                ledger.retry_failed()
-            if ledger.counts().open:
-                target = await _pin(client, ledger, spec, on_progress, worker_timeout_s)
-                await Loop(client, ledger, spec, target, settings, Sizer(chunk), on_progress).run()
-            return await asyncio.to_thread(write_outputs, ledger, spec, target_folder, on_progress, labels)
+        asked = _asked(task, options or {}, target_folder, overlays=overlays)
+        spec = RunSpec(Path(folder), task, model, asked, patterns, every_file)
+        ledger = stack.enter_context(Ledger(target_folder, spec))
+        drawings = stack.enter_context(closing(Overlays(spec, target_folder))) if overlays else None
+        artifacts = Artifacts(client, target_folder, task)
+        await _scan(ledger, spec, target_folder, on_progress)
+        if ledger.resumed:
+            await artifacts.mend(ledger)
+        if retry_failed:
+            ledger.retry_failed()
+        if ledger.counts().open:
+            target = await _pin(client, ledger, spec, on_progress, worker_timeout_s)
+            await Loop(client, ledger, spec, target, settings, Sizer(chunk), on_progress, artifacts, drawings).run()
+        if drawings is not None:
+            await drawings.finish(ledger, on_progress)
+        failures = drawings.failures() if drawings is not None else []
+        return await asyncio.to_thread(
+            write_outputs, ledger, spec, target_folder, on_progress, labels, not_drawn=failures
+        )
 
 
 def rewrite_outputs(
@@ -120,6 +137,25 @@ def rewrite_outputs(
         )
     with output_lock(target_folder), Ledger(target_folder, None) as ledger:
         return write_outputs(ledger, RunSpec.recorded(ledger.facts()), target_folder, on_progress, labels)
+
+
+def _asked(task: str, options: Mapping[str, Any], out: Path, *, overlays: bool) -> dict[str, Any]:
+    """Fill in the options: what only serves drawings is as in an earlier sitting, else as this one needs it."""
+    helpful = result_class(task).OVERLAY_OPTIONS
+    before = _recorded_options(out) if helpful else None
+    chosen = {name: before[name] for name in helpful if name in before} if before else helpful if overlays else {}
+    return full_options(task, {**chosen, **options})
+
+
+def _recorded_options(out: Path) -> dict[str, Any] | None:
+    if not (out / LEDGER_NAME).exists():
+        return None
+    try:
+        with Ledger(out, None) as ledger:
+            return RunSpec.recorded(ledger.facts()).options
+    except (LedgerError, RunConflictError):
+        # What is wrong with it is told when it is opened for this run.
+        return None
 
 
 async def _forsake(client: AsyncClient, out: Path) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import IO, Any
 
+from visionpipe.runs.beside import Beside
 from visionpipe.runs.labels import Truth
 from visionpipe.runs.names import as_text, as_url
 from visionpipe.runs.report import RunReport
@@ -19,6 +20,7 @@ MAX_CARDS = 20_000
 """Cards of each state on the page; more would make a browser sluggish, and the tables have them all."""
 
 _STATES = list(InputState)
+_NOTHING = Beside()
 
 
 @dataclass
@@ -37,7 +39,9 @@ class Gallery:
     _taken: dict[InputState, int] = field(default_factory=dict, init=False)
     _left_out: int = field(default=0, init=False)
 
-    def add(self, row: Row, scores: Sequence[tuple[str, float]], truth: Truth | None) -> None:
+    def add(
+        self, row: Row, scores: Sequence[tuple[str, float]], truth: Truth | None, beside: Beside = _NOTHING
+    ) -> None:
         """Add one input; beyond ``MAX_CARDS`` of its state it is only counted."""
         taken = self._taken.get(row.state, 0)
         if taken >= MAX_CARDS:
@@ -55,6 +59,8 @@ class Gallery:
                 row.code or "",
                 row.message,
                 -1 if truth is None else self._label(truth.label),
+                beside.summary,
+                "" if beside.shown is None else as_url(beside.shown),
             ]
         )
 

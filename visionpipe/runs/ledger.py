@@ -18,6 +18,7 @@ from typing import Any
 
 from visionpipe.errors import LedgerError, RunConflictError
 from visionpipe.runs import statements
+from visionpipe.runs.files import discard_files
 from visionpipe.runs.rows import Chunk, Counts, Input, InputState, Outcome, Row, Settled
 from visionpipe.runs.scan import Found
 from visionpipe.runs.spec import RunSpec
@@ -110,6 +111,15 @@ class Ledger:
                 "UPDATE inputs SET state = 'pending', code = NULL, message = '', answer = NULL, tries = 0, "
                 "chunk = NULL, position = NULL WHERE state = 'failed' AND verdict = ''"
             ).rowcount
+
+    def redo(self, paths: Iterable[bytes]) -> None:
+        """Make inputs that are done pending again: what they gave is lost."""
+        with self._write() as db:
+            db.executemany(
+                "UPDATE inputs SET state = 'pending', answer = NULL, tries = 0, chunk = NULL, position = NULL "
+                "WHERE path = ? AND state = 'done'",
+                ((path,) for path in paths),
+            )
 
     def counts(self) -> Counts:
         """Count the inputs by state."""
@@ -256,6 +266,7 @@ def discard(out: Path) -> None:
     sidecars = [f"{LEDGER_NAME}{suffix}" for suffix in ("-wal", "-shm", "-journal")]
     for name in (LEDGER_NAME, *sidecars, "results.jsonl", "results.csv", "report.json", "index.html"):
         (out / name).unlink(missing_ok=True)
+    discard_files(out)
 
 
 def _as_row(found: Found) -> tuple[bytes, int, int, str, str, str | None, str]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
 from visionpipe.media import MediaRoots
+from visionpipe.runs.artifacts import Artifacts
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.names import real_path
 from visionpipe.runs.outcomes import outcomes
+from visionpipe.runs.overlays import Overlays
 from visionpipe.runs.prepare import Prepared, prepare
 from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
 from visionpipe.runs.rows import Chunk, Counts, Settled
@@ -53,6 +55,8 @@ class Loop:
         settings: Limits and media roots.
         sizer: Decides the size of chunks.
         on_progress: Called at every step.
+        artifacts: Saves what results name.
+        overlays: Draws results, where that is wanted.
     """
 
     client: AsyncClient
@@ -62,6 +66,8 @@ class Loop:
     settings: Settings
     sizer: Sizer
     on_progress: OnProgress
+    artifacts: Artifacts
+    overlays: Overlays | None = None
     counts: Counts = field(init=False)
     _flying: dict[asyncio.Task[None], Chunk] = field(default_factory=dict, init=False)
     _workers: list[WorkerRecord] = field(default_factory=list, init=False)
@@ -126,7 +132,7 @@ class Loop:
     async def _resume(self, chunk: Chunk) -> None:
         job = self.client.job(chunk.job)
         try:
-            await self._patiently(job.record)
+            await self.patiently(job.record)
         except UnknownJobError:
             self._release(chunk)
         else:
@@ -162,7 +168,7 @@ class Loop:
             self._release(chunk)
             return None
         try:
-            return chunk, await self._patiently(partial(self._submit, chunk, prepared))
+            return chunk, await self.patiently(partial(self._submit, chunk, prepared))
         except JobConflictError:
             # The id is taken by a job that this ledger did not write down; a fresh chunk gets a fresh id.
             self._release(chunk)
@@ -181,11 +187,13 @@ class Loop:
 
     async def _collect(self, chunk: Chunk, job: AsyncJob[Result], *, interrupted: bool = False) -> None:
         try:
-            envelope = await self._patiently(job.wait)
+            envelope = await self.patiently(job.wait)
         except UnknownJobError:
             # Redis was emptied, or the run slept for longer than results are kept.
             self._release(chunk)
             return
+        # Before the ledger says that they are done: a run that dies in between collects the job again.
+        envelope = await self.artifacts.save(chunk, envelope, self.patiently)
         now_s = time.monotonic()
         settled = self.ledger.settle(
             chunk,
@@ -194,10 +202,14 @@ class Loop:
             worked_s=now_s - self._began_s,
         )
         self._record(settled)
+        if self.overlays is not None:
+            for item in envelope.items:
+                if item.result is not None and item.index < len(chunk.inputs):
+                    self.overlays.offer(chunk.inputs[item.index].path, item.result)
         self.sizer.learn(settled.done + settled.failed, now_s)
         self._speed.add(settled.done + settled.failed, now_s)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call while the queue is full, and for a while when Redis is away."""
         away_since_s: float | None = None
         while True:
@@ -221,7 +233,7 @@ class Loop:
             return
         self._looked_s = now_s
         name, _, digest = self.target.partition("@")
-        workers = await self._patiently(self.client.workers)
+        workers = await self.patiently(self.client.workers)
         self._workers = [worker for worker in workers if worker.model == name and worker.digest == digest]
         self.sizer.observe(self._workers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from visionpipe import jobs
-from visionpipe.errors import CancelledError, ImageChangedError
+from visionpipe.errors import ArtifactExpiredError, CancelledError, ImageChangedError
 from visionpipe.runs.rows import Outcome
 from visionpipe.schemas.jobs import Envelope, Item, JobState
 from visionpipe.schemas.results import Result
@@ -28,6 +28,7 @@ def _outcome(item: Item[Result]) -> Outcome:
     answer = item.model_dump_json(exclude={"index", "name"}, exclude_none=True)
     if item.error is None:
         return Outcome(item.index, answer)
-    # A file that changed between submission and reading is referenced anew at the next try.
-    retryable = item.error.retryable or item.error.code == ImageChangedError.code
+    # A file that changed between submission and reading is referenced anew at the next try; an artifact that expired
+    # before it was saved is made anew.
+    retryable = item.error.retryable or item.error.code in (ImageChangedError.code, ArtifactExpiredError.code)
     return Outcome(item.index, answer, item.error.code, item.error.message, retryable)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from visionpipe.runs.beside import Beside, Finder
 from visionpipe.runs.columns import Columns, columns, named_scores
 from visionpipe.runs.gallery import Gallery
 from visionpipe.runs.labels import Comparison, Labels
@@ -17,7 +18,7 @@ from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.lock import writable
 from visionpipe.runs.names import as_base64, as_text, real_path
 from visionpipe.runs.progress import OnProgress, RunProgress, Stage
-from visionpipe.runs.report import RunReport, Tally
+from visionpipe.runs.report import Drawn, Failure, RunReport, Tally
 from visionpipe.runs.rows import InputState, Row
 from visionpipe.runs.spec import RunSpec
 from visionpipe.schemas.jobs import ModelInfo
@@ -27,7 +28,13 @@ FIXED = ["path", "path_base64", "state", "code", "message", "image_width", "imag
 
 
 def write_outputs(
-    ledger: Ledger, spec: RunSpec, out: Path, on_progress: OnProgress, labels: Labels | None = None
+    ledger: Ledger,
+    spec: RunSpec,
+    out: Path,
+    on_progress: OnProgress,
+    labels: Labels | None = None,
+    *,
+    not_drawn: Sequence[Failure] = (),
 ) -> RunReport:
     """Write ``results.jsonl``, ``results.csv``, ``index.html`` and ``report.json``, and return the last."""
     counts = ledger.counts()
@@ -35,23 +42,30 @@ def write_outputs(
     layout = columns(spec.task, ledger.widest("$.result.classes"))
     target = ledger.facts().get("pinned", spec.model)
     tally, comparison = Tally(), Comparison(labels)
-    gallery = Gallery(spec.folder_bytes, real_path(out))
+    gallery, finder, drawn = Gallery(spec.folder_bytes, real_path(out)), Finder(out, spec.task), 0
+    more = ["overlay"] if finder.drawn else []
     # One pass over the ledger feeds everything, so memory stays flat however many inputs there are.
     with ExitStack() as files:
         lines = files.enter_context(replacing(out / "results.jsonl"))
         table = csv.writer(files.enter_context(replacing(out / "results.csv")), lineterminator="\r\n")
-        table.writerow([*FIXED, *layout.names, "model"])
+        table.writerow([*FIXED, *layout.names, *more, "model"])
         for row in ledger.rows():
             answer = json.loads(row.answer) if row.answer else {}
             result = answer.get("result")
-            lines.write(_line(row, answer, target) + "\n")
-            table.writerow(_cells(row, result, layout, target))
+            beside = finder.find(row.path, result) if result else Beside()
+            drawn += beside.overlay is not None
+            lines.write(_line(row, answer, beside, target) + "\n")
+            cells = _cells(row, result, layout, beside)
+            overlay = [None if beside.overlay is None else as_text(beside.overlay)] if finder.drawn else []
+            table.writerow([*cells, *overlay, None if row.state is InputState.SKIPPED else target])
             scores = named_scores(result) if result else []
             truth = comparison.add(as_text(row.path), scores[0][0] if scores else None)
             tally.add(row, answer.get("timings"))
-            gallery.add(row, scores, truth)
+            gallery.add(row, scores, truth, beside)
     on_progress(RunProgress(Stage.REPORT, counts))
     report = _report(ledger, spec, target, tally, comparison)
+    if finder.drawn:
+        report = report.model_copy(update={"overlays": Drawn(drawn=drawn, failures=list(not_drawn))})
     with replacing(out / "index.html") as page:
         gallery.write(page, report)
     with replacing(out / "report.json") as file:
@@ -75,7 +89,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
             draft.unlink(missing_ok=True)
 
 
-def _line(row: Row, answer: dict[str, Any], target: str) -> str:
+def _line(row: Row, answer: dict[str, Any], beside: Beside, target: str) -> str:
     skipped = row.state is InputState.SKIPPED
     error = None if skipped or row.code is None else answer.get("error") or {"code": row.code, "message": row.message}
     return json.dumps(
@@ -85,6 +99,8 @@ def _line(row: Row, answer: dict[str, Any], target: str) -> str:
             "state": row.state,
             "reason": row.code if skipped else None,
             "result": answer.get("result"),
+            "artifacts": beside.artifacts,
+            "overlay": None if beside.overlay is None else as_text(beside.overlay),
             "error": error,
             "timings": answer.get("timings"),
             "model": None if skipped else target,
@@ -94,11 +110,10 @@ def _line(row: Row, answer: dict[str, Any], target: str) -> str:
     )
 
 
-def _cells(row: Row, result: dict[str, Any] | None, layout: Columns, target: str) -> list[Any]:
+def _cells(row: Row, result: dict[str, Any] | None, layout: Columns, beside: Beside) -> list[Any]:
     width, height = (result or {}).get("image_size_wh") or (None, None)
-    values = layout.values(result) if result else [None] * len(layout.names)
-    model = None if row.state is InputState.SKIPPED else target
-    return [as_text(row.path), as_base64(row.path), row.state, row.code, row.message, width, height, *values, model]
+    values = layout.values(result, beside) if result else [None] * len(layout.names)
+    return [as_text(row.path), as_base64(row.path), row.state, row.code, row.message, width, height, *values]
 
 
 def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison: Comparison) -> RunReport:

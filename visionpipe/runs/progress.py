@@ -17,6 +17,7 @@ class Stage(StrEnum):
     WAIT = "wait"
     SUBMIT = "submit"
     WORK = "work"
+    DRAW = "draw"
     WRITE = "write"
     REPORT = "report"
 

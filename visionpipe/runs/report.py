@@ -32,6 +32,15 @@ class Failure(Schema):
     """What was said about it."""
 
 
+class Drawn(Schema):
+    """The drawings of a run."""
+
+    drawn: int
+    """Inputs that have one."""
+    failures: list[Failure] = Field(default_factory=list)
+    """Those that the last sitting could not draw, by code, most frequent first."""
+
+
 class SlowInput(Schema):
     """An input that took long."""
 
@@ -98,6 +107,8 @@ class RunReport(Schema):
     """Which models answered, on which device, in which precision."""
     accuracy: list[Accuracy] = Field(default_factory=list)
     """Answers against labels, where labels were given."""
+    overlays: Drawn | None = None
+    """The drawings, where some were asked for."""
 
 
 @dataclass
