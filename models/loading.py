@@ -15,7 +15,7 @@ from models import custom, networks, parity, weights, zoo
 from models.catalog import Entry
 from models.errors import InvalidCard, ModelLoadFailed, WeightsMismatch
 from models.heads import replace_head
-from models.networks import yolo
+from models.networks import smp, yolo
 
 NAMES_SHOWN = 6
 """How many tensor names an error message lists."""
@@ -92,6 +92,8 @@ def _build(entry: Entry) -> nn.Module:
         factory, arguments = zoo.builder(builder), zoo.untrained_arguments(builder, arguments)
     elif origin == "ultralytics":
         factory = partial(yolo.build, builder)
+    elif origin == "smp":
+        factory = partial(smp.build, builder)
     else:
         factory = custom.find(entry, name)
     network = custom.call(entry, factory, arguments)
