@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from models.catalog import BUNDLED_FOLDER
-from models.recipes import lenet_digits
+from models.recipes import lenet_digits, unet_cells
 
-RECIPES = {"lenet-digits": lenet_digits.train}
+RECIPES = {"lenet-digits": lenet_digits.train, "unet-cells": unet_cells.train}
 """Name of the model → function that trains it and writes its folder."""
 
 
