@@ -1,10 +1,9 @@
-"""Answers of a few images: as tables for people, as data for programs, and their artifacts as files."""
+"""Answers of a few images: as tables for people, and as data for programs."""
 
 from __future__ import annotations
 
-import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,11 +11,11 @@ from rich.table import Table
 from visionpipe.cli.output import out, table, table_of
 from visionpipe.schemas.jobs import Envelope, Item, ItemTimings
 from visionpipe.schemas.results import Result
-
-if TYPE_CHECKING:
-    from visionpipe.client import Client
+from visionpipe.schemas.results.ranking import Ranking
 
 BAR_WIDTH = 24
+MOST_ROWS = 40
+"""Rows of one result that are printed."""
 
 
 class Answer(NamedTuple):
@@ -37,21 +36,6 @@ class Saved(NamedTuple):
     """Which field of the result names it."""
     path: Path
     """Where it is now."""
-
-
-def save_artifacts(client: Client, answers: list[Answer], folder: Path) -> list[Saved]:
-    """Fetch every artifact and write it as ``<image>-<field>.<suffix>``."""
-    saved: list[Saved] = []
-    for item in (answer.item for answer in answers):
-        for field, ref in item.result.artifacts() if item.result else []:
-            suffix = {"application/x-npy": ".npy"}.get(ref.media_type) or mimetypes.guess_extension(ref.media_type)
-            stem = f"{Path(item.name or 'result').stem}-{field.replace('.', '-')}"
-            path = folder / f"{stem}{suffix or '.bin'}"
-            if any(path == other.path for other in saved):
-                path = path.with_stem(f"{stem}-{item.index}")
-            path.write_bytes(client.artifact(ref))
-            saved.append(Saved(item.index, field, path))
-    return saved
 
 
 def to_data(task: str, answers: list[Answer], saved: list[Saved]) -> dict[str, Any]:
@@ -92,7 +76,13 @@ def _show_one(item: Item[Result]) -> None:
         console.print(f"[red]{item.error.code}[/]  {escape(item.error.message)}", soft_wrap=True)
     if item.result:
         rows = item.result.rows()
-        console.print(_with_bars(rows) if rows else escape(item.result.summary()))
+        # A ranking's summary is its first rows.
+        if not rows or not isinstance(item.result, Ranking):
+            console.print(f"[bold]{escape(item.result.summary())}[/]", soft_wrap=True)
+        if rows:
+            console.print(_with_bars(rows[:MOST_ROWS]))
+        if len(rows) > MOST_ROWS:
+            console.print(f"[dim]... and {len(rows) - MOST_ROWS} more; --json has them all[/]")
         if item.result.partial:
             console.print("[yellow]Time ran out: this is the best so far.[/]")
     if item.timings:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from visionpipe.cli.answers import Answer, save_artifacts, show, to_data
+from visionpipe.cli.answers import Answer, show, to_data
 from visionpipe.cli.output import err, write_json
+from visionpipe.cli.saving import drawable, save_all
 from visionpipe.cli.values import PLACEHOLDER, task_options
 from visionpipe.errors import ImageError, ImageNotFoundError, InvalidRequestError, ResultTimeoutError
 from visionpipe.schemas.images import UrlImage
 from visionpipe.schemas.jobs import Item
 from visionpipe.settings import Settings, load_settings
+from visionpipe.tasks import result_class
 from visionpipe.wire import error_info
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ def run(
         typer.Option("-O", "--option", metavar="KEY=VALUE", help="Any other option of the task; @FILE is an image."),
     ] = None,
     style: Annotated[list[str] | None, typer.Option(help="Picture whose style is wanted; repeat for several.")] = None,
-    save: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for masks, pictures and maps.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for masks, pictures, maps and drawings.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait for all answers.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Instead of VISIONPIPE_REDIS_URL.")] = None,
     device: Annotated[str, typer.Option(help="Device of a worker that has to be started.")] = "auto",
@@ -71,8 +75,12 @@ def run(
         tell: Tell = lambda text: status.update(escape(text))  # noqa: E731
         client = stack.enter_context(_client(settings, model, device, tell))
         options = task_options(task, words, style or [], lambda image: _stored(client, image))
+        if save:
+            options = drawable(options, result_class(task))
         answers = list(_ask(client, task, sources, model, options, timeout, tell))
-        saved = save_artifacts(client, answers, save) if save else []
+        saved, notes = save_all(client, answers, sources, save) if save else ([], [])
+    for note in notes:
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     if as_json:
         write_json(to_data(task, answers, saved))
     else:

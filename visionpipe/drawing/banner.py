@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from visionpipe.drawing.colors import Rgb
-from visionpipe.drawing.text import font, shortened, width_of
+from visionpipe.drawing.text import font, one_line, shortened, width_of
 
 MIN_WIDTH_PX = 240
 """Narrower pictures get margins, so that text fits below them."""
@@ -61,7 +61,7 @@ def _write(
     swatch = round(0.72 * text_px)
     gap = round(0.5 * text_px)
     text_left = left + (swatch + gap if any(line.color for line in lines) else 0)
-    longest = max((width_of(line.text, text_px) for line in lines), default=0)
+    longest = max((width_of(one_line(line.text), text_px) for line in lines), default=0)
     bar_left = text_left + min(longest, round(0.62 * (right - text_left))) + 2 * gap
     for index, line in enumerate(lines):
         middle = top + index * row + row // 2

@@ -10,11 +10,12 @@ import supervision as sv
 from visionpipe.drawing.canvas import Canvas
 from visionpipe.drawing.colors import class_palette, text_palette
 from visionpipe.drawing.supervise import detections
-from visionpipe.drawing.text import font_path, width_of
+from visionpipe.drawing.text import font_path, one_line, width_of
 
 SMART_LABELS = 60
 """Up to so many labels are moved out of one another's way."""
 SMALLEST_TEXT_PX = 9
+LONGEST_LABEL = 40
 CROWDED = 1.1
 """Where labels with their scores are so much wider than their boxes, the scores are left out."""
 
@@ -38,6 +39,7 @@ def draw_boxes(
     if not boxes_xyxy:
         return
     order = range(len(boxes_xyxy) - 1, -1, -1)
+    labels = [one_line(label, LONGEST_LABEL) for label in labels]
     placed = canvas.placed([boxes_xyxy[index] for index in order])
     found = detections(placed, [class_ids[index] for index in order], [labels[index] for index in order])
     text_px, line_px = _sizes(canvas, placed)

@@ -29,8 +29,9 @@ def class_color(class_id: int) -> Rgb:
 
 def text_color(background: Rgb) -> Rgb:
     """Give black or white, whichever is read more easily on a colour."""
-    red, green, blue = background
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    red, green, blue = ((channel / 255) ** 2.2 for channel in background)
+    # At this luminance black and white have the same contrast.
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)
 
 
 @cache

@@ -40,7 +40,7 @@ def opened(data: bytes) -> Image.Image:
             accepted = accept is None or accept(data[:16])
             if accepted and not isinstance(accepted, str):
                 return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, KeyError, EOFError, OSError, ValueError):
+        except Exception:  # noqa: BLE001 - Pillow's plugins answer bytes that are not theirs with any of them
             continue
     raise InvalidImageError("Expected a picture, got bytes of a format that is not known here.")
 
@@ -53,7 +53,8 @@ def upright(image: Image.Image, *, turn: bool = True) -> Image.Image:
     """
     try:
         return to_rgb(ImageOps.exif_transpose(image) if turn else image.copy())
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:
+        # Pillow answers malformed files with nearly every exception there is.
         raise InvalidImageError(f"Expected a whole picture, got one that is damaged or cut off ({error}).") from error
 
 

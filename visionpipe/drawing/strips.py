@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,8 +34,10 @@ def heat_strip(vector: NDArray[Any], size_wh: tuple[int, int]) -> Image.Image:
 def heat_overlay(picture: Image.Image, values_HW: NDArray[Any], *, opacity: float = 0.75) -> Image.Image:
     """Lay a signed map over a picture in grey; the larger a value, the less of the picture shines through."""
     grey = picture.convert("L").convert("RGB")
-    weight = np.abs(values_HW.astype(np.float32))
+    fitting = cv2.INTER_AREA if grey.width < values_HW.shape[1] else cv2.INTER_NEAREST
+    values_HW = cv2.resize(np.asarray(values_HW, dtype=np.float32), grey.size, interpolation=fitting)
+    weight = np.abs(values_HW)
     weight = np.clip(weight / max(float(np.quantile(weight, 0.995)), 1e-12), 0, 1) * opacity * 255
-    colors = Image.fromarray(diverging(np.sign(values_HW))).resize(grey.size, Image.Resampling.NEAREST)
-    mask = Image.fromarray(weight.astype(np.uint8)).resize(grey.size, Image.Resampling.BILINEAR)
-    return Image.composite(colors, grey, mask)
+    signs = np.where(values_HW < 0, 0, 255).astype(np.uint8)
+    colors = Image.fromarray(diverging(np.array([-1.0, 1.0]))[signs // 255])
+    return Image.composite(colors, grey, Image.fromarray(weight.astype(np.uint8)))

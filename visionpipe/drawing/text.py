@@ -29,6 +29,12 @@ def font(size_px: int) -> Font:
     return ImageFont.load_default(size_px) if path is None else ImageFont.truetype(path, size_px)
 
 
+def one_line(text: str, most: int = 200) -> str:
+    """Put a text onto one line of at most so many characters: the layout of text knows no line breaks."""
+    joined = " ".join(text.split())
+    return joined if len(joined) <= most else joined[: most - 1] + "…"
+
+
 def width_of(text: str, size_px: int) -> int:
     """Measure a line of text, in pixels."""
     return round(font(size_px).getlength(text))
@@ -36,7 +42,7 @@ def width_of(text: str, size_px: int) -> int:
 
 def shortened(text: str, size_px: int, width_px: int) -> str:
     """Cut a line so that it fits, with an ellipsis for what is lost."""
-    text = " ".join(text.split())
+    text = one_line(text)
     if width_of(text, size_px) <= width_px:
         return text
     low, high = 0, len(text)

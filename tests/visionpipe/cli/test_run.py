@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from tests.helpers.results import SAMPLES
 from visionpipe.cli.app import app
 from visionpipe.errors import UnsupportedImageError
 from visionpipe.queue import calls, connect, run
 from visionpipe.schemas.images import ArtifactRef
-from visionpipe.schemas.results import SegmentationResult, SegmentedClass
+from visionpipe.schemas.results import Detection, DetectionResult, SegmentationResult, SegmentedClass
 from visionpipe.store import open_store, put_artifact
 
 VISIONPIPE = Path(sys.executable).with_name("visionpipe")
@@ -191,3 +195,49 @@ def test_with_nothing_running_one_command_does_the_whole_job(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["items"][0]["result"]["classes"][0]["label"] == str(digits.target[7])
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection", "spatial_transformer", "embedding"])
+def test_the_drawing_of_every_task_is_saved_and_its_answer_is_printed(ask, settings, fake_worker, tmp_path, task):
+    def sample(data, request):
+        with Image.open(io.BytesIO(data)) as image, connect(str(settings.redis_url)) as redis:
+            store = open_store(settings, redis)
+            return SAMPLES[task](image.size, partial(put_artifact, store, settings=settings))
+
+    fake_worker.answer = sample
+    for name, kind in (("one.png", "PNG"), ("two.jpg", "JPEG")):
+        Image.new("RGB", (60, 40), (90, 120, 150)).save(tmp_path / name, kind)
+    told = ask(task, str(tmp_path / "one.png"), str(tmp_path / "two.jpg"), "--save", str(tmp_path / "out"), "--json")
+    assert told.exit_code == 0, told.output
+    saved = [item["saved"] for item in json.loads(told.stdout)["items"]]
+    assert [entry["overlay"] for entry in saved] == [
+        str(tmp_path / "out" / "one-overlay.png"),
+        str(tmp_path / "out" / "two-overlay.jpg"),
+    ]
+    for entry in saved:
+        with Image.open(entry["overlay"]) as drawing:
+            assert max(drawing.size) >= 384
+    if task == "segmentation":
+        assert fake_worker.requests[-1].options.instance_map is True
+    told = ask(task, str(tmp_path / "one.png"))
+    made = sample((tmp_path / "one.png").read_bytes(), fake_worker.requests[-1])
+    words = [value for row in made.rows() for value in row.values()] or [made.summary()]
+    assert all(word in told.stdout for word in words)
+
+
+def test_a_drawing_that_cannot_be_made_is_told_and_nothing_else_is_lost(ask, pictures, tmp_path):
+    told = ask("classification", pictures[0], "--save", str(tmp_path / "out"), "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["items"][0]["saved"] == {}
+    assert "was not drawn" in told.stderr
+
+
+def test_a_long_result_is_cut_and_says_so(ask, pictures, fake_worker):
+    def many(data, request):
+        found = Detection(box_xyxy=(0.0, 0.0, 1.0, 1.0), class_id=1, label="dot", score=0.5)
+        return DetectionResult(detections=[found] * 100)
+
+    fake_worker.answer = many
+    told = ask("detection", pictures[0])
+    assert "100 x dot" in told.stdout
+    assert "... and 60 more" in told.stdout

@@ -1,4 +1,4 @@
-"""Artifacts of a run become files before their inputs are done, whatever happens on the way; drawings go beside them."""
+"""Artifacts of a run become files before their inputs are done, come what may; drawings go beside them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ def folder(tmp_path: Path) -> Path:
     """Images of different sizes, some with names that are no text or as long as names can be."""
     root = tmp_path / "in"
     for index, name in enumerate(NAMES):
-        path = os.fsencode(root) + b"/" + name
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(png(np.full((20 + index, 30, 3), 40 * index, np.uint8)))
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(np.full((20 + index, 30, 3), 40 * index, np.uint8)))
     return root
 
 

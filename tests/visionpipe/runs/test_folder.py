@@ -187,7 +187,7 @@ async def test_without_a_worker_the_error_says_how_to_start_one(client, digit_fo
 
 
 async def test_a_task_that_the_model_cannot_do_is_refused_before_any_image_is_sent(client, digit_folder, tmp_path):
-    with pytest.raises(UnsupportedTaskError, match="can do \\(classification.*\\), got 'detection'"):
+    with pytest.raises(UnsupportedTaskError, match=r"can do \(classification.*\), got 'detection'"):
         await run_folder(client, digit_folder, tmp_path / "out", task="detection", model=MODEL)
     assert not (tmp_path / "out" / "results.jsonl").exists()
 

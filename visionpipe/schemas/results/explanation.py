@@ -206,4 +206,6 @@ class ExplanationResult(ListResult[Attribution]):
             )
             for index, entry in enumerate(self.attributions)
         ]
-        return made[0] if len(made) == 1 else sheet([[(each, "") for each in made]], cell_px=max(picture.size))
+        if len(made) == 1:
+            return made[0]
+        return sheet([[(each, "") for each in made]], cell_px=min(1024, max(picture.size)))
