@@ -71,7 +71,7 @@ def _import_quietly() -> None:
         folder.cleanup()
         raise
     torch.save = save
-    torch.set_printoptions(profile="default")
+    torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
     cv2.setNumThreads(cv2_threads)
     _folders.append(folder)
 

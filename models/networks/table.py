@@ -17,7 +17,8 @@ def _fasterrcnn_small(**arguments: Any) -> nn.Module:
     # Imported late: torchvision's detectors take a second that other networks need not wait for.
     from models.networks.fasterrcnn import fasterrcnn_small
 
-    return fasterrcnn_small(**arguments)
+    network: nn.Module = fasterrcnn_small(**arguments)
+    return network
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

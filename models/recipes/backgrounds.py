@@ -70,7 +70,7 @@ def _piece(name: str, size_px: int, random: Random) -> Pixels:
     height, width = whole.shape[:2]
     side = int(min(height, width) * random.uniform(SMALLEST_CROP, 1))
     top, left = random.integers(height - side + 1), random.integers(width - side + 1)
-    piece = np.rot90(whole[top : top + side, left : left + side], random.integers(4))
+    piece = np.rot90(whole[top : top + side, left : left + side], int(random.integers(4)))
     if random.random() < 0.5:
         piece = piece[:, ::-1]
     shrinking = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
@@ -117,7 +117,8 @@ def _stripes(size_px: int, random: Random) -> Field:
     angle, period = random.uniform(0, np.pi), random.uniform(8, 60)
     bent = random.uniform(0, 12) * _noise(size_px, 4, random)
     waves = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle) + bent) / period)
-    return (0.5 + 0.5 * np.clip(waves * random.uniform(0.6, 3), -1, 1)).astype(np.float32)
+    stripes: Field = (0.5 + 0.5 * np.clip(waves * random.uniform(0.6, 3), -1, 1)).astype(np.float32)
+    return stripes
 
 
 def _squares(size_px: int, random: Random) -> Field:
@@ -143,7 +144,8 @@ def _marble(size_px: int, random: Random) -> Field:
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32)
     across, down = random.uniform(-0.08, 0.08, size=2)
     phase = across * x + down * y + random.uniform(6, 14) * _clouds(size_px, random)
-    return (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
+    veins: Field = (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
+    return veins
 
 
 def _mosaic(size_px: int, random: Random) -> Field:
@@ -154,7 +156,8 @@ def _mosaic(size_px: int, random: Random) -> Field:
     field[seeds[:, 1], seeds[:, 0]] = 0
     _, nearest = cv2.distanceTransformWithLabels(field, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     shades = random.random(nearest.max() + 1, dtype=np.float32)
-    return shades[nearest]
+    tiles: Field = shades[nearest]
+    return tiles
 
 
 _PATTERNS: dict[str, Callable[[int, Random], Field]] = {

@@ -60,7 +60,7 @@ def evaluate(detector: Detector, pages: Sequence[Page], labels: Sequence[str]) -
         pages: The pages; each class of ``labels`` should appear on some.
         labels: Names of the classes.
     """
-    found = []
+    found: list[dict[str, object]] = []
     for start in range(0, len(pages), BATCH):
         batch = pages[start : start + BATCH]
         for number, detections in enumerate(detector([page.pixels for page in batch]), start):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,14 @@ from models.recipes import detection, pages
 from models.recipes.coco import AveragePrecision
 from models.recipes.detector_cards import Facts, publish
 
-PLAN = detection.Plan(num_pages=4000, epochs=8)
+PLAN = detection.Plan(num_pages=4000, epochs=8, batch=8, peak_rate=1.5e-3)
 """32,000 looks at a page."""
-PROPOSALS = {"rpn_pre_nms_top_n_train": 600, "rpn_post_nms_top_n_train": 300, "box_batch_size_per_image": 64}
+PROPOSALS: dict[str, Any] = {
+    "rpn_pre_nms_top_n_train": 600,
+    "rpn_post_nms_top_n_train": 300,
+    "box_batch_size_per_image": 96,
+    "box_positive_fraction": 0.33,
+}
 """Fewer than torchvision's defaults, which are meant for photographs of 800 px."""
 FACTS = Facts(
     name="fasterrcnn-digits",

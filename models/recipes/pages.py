@@ -167,7 +167,8 @@ def _enlarged(index: int, shape_22: NDArray[np.float64], side_px: int, sharpness
     small = digits.pixels()[index].astype(np.float32) / 255
     large = cv2.warpAffine(small, np.hstack([shape_22, middle]), (side_px, side_px), flags=cv2.INTER_CUBIC)
     stroke = np.clip((large - _EDGE) * sharpness + _EDGE, 0, 1)
-    return cv2.GaussianBlur(stroke, (0, 0), blur_px).astype(np.float32, copy=False)
+    ink: Ink = cv2.GaussianBlur(stroke, (0, 0), blur_px).astype(np.float32, copy=False)
+    return ink
 
 
 def _extent(ink: Ink) -> Box:
