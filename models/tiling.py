@@ -203,7 +203,7 @@ def _axis(length: int, tile_px: int, overlap: float, multiple_px: int) -> Axis:
     return Axis(length=length, tile=tile, starts=(*starts, room))
 
 
-def _ramp(position: NDArray[np.float64], overlap: int) -> NDArray[np.float64]:
+def _ramp(position: NDArray[np.floating], overlap: int) -> NDArray[np.float64]:
     """Rise from 0 to 1 over the middle half of an overlap."""
     return np.clip((position - overlap / 4) / max(overlap / 2, 1e-9), 0, 1)
 

@@ -161,7 +161,8 @@ def _only(maps: Maps, wanted: frozenset[int] | None, *, also: int | None = None)
     for class_id in wanted | ({also} if also is not None else set()):
         if class_id < maps.num_classes:
             table[class_id] = class_id
-    return table[maps.classes_HW]
+    only_HW: NDArray[Any] = table[maps.classes_HW]
+    return only_HW
 
 
 def _areas(card: Card, classes_HW: NDArray[Any], num_classes: int) -> list[SegmentedClass]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Texture = NDArray[np.float32]
+Texture = NDArray[Any]
 Shape = tuple[int, int]
 
 
@@ -208,7 +209,7 @@ def _pixels(name: str) -> Texture:
     return pixels
 
 
-def _standard(values: NDArray[np.floating]) -> Texture:
+def _standard(values: Texture) -> Texture:
     deviation = max(float(values.std()), 1e-6)
     return np.clip((values - values.mean()) / deviation, -3, 3).astype(np.float32)
 

@@ -81,7 +81,7 @@ def multiply_adds(network: nn.Module, *, side_px: int) -> int:
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 1, side_px, side_px))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def fit(*, steps: int = STEPS, seeds: range = TRAINING_SEEDS, report: Callable[[str], None]) -> UNet:

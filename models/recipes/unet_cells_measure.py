@@ -7,6 +7,7 @@ Shape suffixes: C channels, K classes, H height, W width.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,8 @@ def measure(network: nn.Module) -> Figures:
 
 def coins(network: nn.Module) -> tuple[int, int]:
     """Segment scikit-image's ``coins`` as it is, at scale 1; gives coins matched and objects that match none."""
-    from skimage import data
-
     reference_HW = reference_coins()
-    numbers_HW, objects = separate(classes(network, data.coins()), border=cells.BORDER, min_area_px=MIN_AREA_PX)
+    numbers_HW, objects = separate(classes(network, _coins()), border=cells.BORDER, min_area_px=MIN_AREA_PX)
     num_coins = int(reference_HW.max())
     shared = np.zeros((len(objects) + 1, num_coins + 1), dtype=np.int64)
     np.add.at(shared, (numbers_HW, reference_HW), 1)
@@ -93,15 +92,23 @@ def coins(network: nn.Module) -> tuple[int, int]:
 def reference_coins() -> NDArray[np.int64]:
     """Find the 24 coins by Sobel edges and a watershed from the darkest and brightest levels; shape (303, 384)."""
     from scipy import ndimage
-    from skimage import data, filters, segmentation
 
-    levels_HW = data.coins()
+    filters: Any = importlib.import_module("skimage.filters")
+    segmentation: Any = importlib.import_module("skimage.segmentation")
+    levels_HW = _coins()
     seeds_HW = np.select([levels_HW < 30, levels_HW > 150], [1, 2], 0)
     coins_HW = segmentation.watershed(filters.sobel(levels_HW), seeds_HW) == 2
     numbers_HW, _ = ndimage.label(ndimage.binary_fill_holes(coins_HW))
     large = np.bincount(numbers_HW.ravel()) >= MIN_AREA_PX
     large[0] = False
-    return np.where(large, large.cumsum(), 0)[numbers_HW].astype(np.int64)
+    kept_HW: NDArray[np.int64] = np.where(large, large.cumsum(), 0)[numbers_HW]
+    return kept_HW
+
+
+def _coins() -> NDArray[np.uint8]:
+    data: Any = importlib.import_module("skimage.data")
+    levels_HW: NDArray[np.uint8] = data.coins()
+    return levels_HW
 
 
 def classes(network: nn.Module, levels_HW: NDArray[np.uint8], *, tile_px: int | None = None) -> NDArray[np.uint8]:
