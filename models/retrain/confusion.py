@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def draw_confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str,
     axes.set_title(title, fontsize=11)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
-    figure.savefig(path)
+    with warnings.catch_warnings():
+        # A class may be named in a script that no font here has; its name is in the card all the same.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path)
 
 
 def _write_counts(axes: object, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
