@@ -21,6 +21,7 @@ from models.heads import fill_head, find_head, replace_head
 from models.loading import Hooks, hooks, load
 from models.parity import synthetic
 from models.preprocess import Preprocess
+from models.retrain.options import Report, unreported
 
 
 @dataclass
@@ -95,12 +96,13 @@ class Base:
         return {"image_size": size_hw[0]} if builder.startswith("vit_") and size_hw is not None else {}
 
 
-def open_base(entry: Entry, device: str) -> Base:
+def open_base(entry: Entry, device: str, report: Report = unreported) -> Base:
     """Load a network and find its head.
 
     Args:
         entry: A model that can classify.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        report: Told of weights that are fetched.
 
     Raises:
         RetrainFailed: The model does not classify, or there is no such device.
@@ -112,7 +114,7 @@ def open_base(entry: Entry, device: str) -> Base:
             "`visionpipe models list --task classification` names some.",
             model=entry.name,
         )
-    weights.pull(entry)
+    weights.pull(entry, lambda done, total: report("fetching weights", done, total or done, ""))
     where, own = _device(device), hooks(entry)
     network = load(entry).to(where)
     base = Base(entry, network, "", keeps_postprocess=False, device=where, _hooks=own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,8 @@ SKIPPED_SHOWN = 10
 CLASSES_SHOWN = 20
 """How many classes the table shows, the worst first."""
 
+NEEDED = ("sklearn", "scipy", "matplotlib")
+"""What the extra brings beyond a worker's needs."""
 DEFAULTS = RetrainOptions()
 
 
@@ -64,14 +66,24 @@ def retrain_model(
             validation_fraction=validation_fraction, augmentation=augmentation, views=views, seed=seed, device=device,
         )  # fmt: skip
         target = _models_folder(folder)
-        # Importing torch takes seconds; a wrong option should not.
-        from models.retrain.run import retrain
-
         with _bars(console_err()) as report:
-            made = retrain(
+            made = _retrain()(
                 base, images, name, target, options=options, test_images=test_images, force=force, report=report
             )
     show(made, console_out(), target)
+
+
+def _retrain() -> Callable[..., Retrained]:
+    # Importing torch takes seconds; telling of a wrong option should not.
+    try:
+        from models.retrain.run import retrain
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        raise RetrainFailed(
+            f"Retraining needs {error.name}, which is not installed here. Run: pip install 'visionpipe[retrain]'"
+        ) from error
+    return retrain
 
 
 def _models_folder(folder: Path | None) -> Path:

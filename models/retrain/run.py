@@ -79,7 +79,7 @@ def retrain(
     started, options, models_folder = time.monotonic(), options or RetrainOptions(), models_folder.expanduser()
     catalog = Catalog(models_folder)
     _check_name(name, catalog, models_folder, force)
-    source = open_base(catalog.find(base), options.device)
+    source = open_base(catalog.find(base), options.device, report)
     data = read_folder(images.expanduser(), source.prepare, report)
     test = _read_test(test_images, source, data, report)
     training, validation = split(data, options.validation_fraction, options.seed)

@@ -87,3 +87,11 @@ def test_the_commands_load_without_torch():
     code = "import sys, models.cli; print([name for name in ('torch', 'sklearn', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_is_named(run, write_images, monkeypatch):
+    monkeypatch.setitem(sys.modules, "models.retrain.run", None)
+    monkeypatch.setattr("models.retrain.command.NEEDED", ("models",))
+    done = run("--images", write_images(), "--name", "x")
+    assert done.exit_code == 1
+    assert "pip install 'visionpipe[retrain]'" in done.stderr
