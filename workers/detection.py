@@ -68,7 +68,12 @@ class DetectionRuntime(Runtime):
 
     def _wrap(self, network: nn.Module) -> Detector:
         defaults = self.hosted.card.detection
-        return make_detector(network, input_size_px=defaults.input_size_px, iou_threshold=defaults.iou_threshold)
+        return make_detector(
+            network,
+            input_size_px=defaults.input_size_px,
+            iou_threshold=defaults.iou_threshold,
+            nms_free=defaults.nms_free,
+        )
 
     def _labels(self) -> list[str]:
         labels, expected = self.hosted.card.labels or list(self._wrapped.labels), self._wrapped.num_classes

@@ -23,7 +23,7 @@ class Wanted:
     """What is wanted of one picture.
 
     Attributes:
-        score_threshold: Detections of this score or less are left out, as torchvision and ultralytics do.
+        score_threshold: Detections of a lower score are left out.
         iou_threshold: Of two boxes that overlap more the weaker is dropped; ``None`` means the network's own.
         max_detections: At most so many, best first.
         classes: Classes to report; ``None`` means all.

@@ -31,7 +31,7 @@ def select(
     Returns:
         int64 (M,), indices of those that stay, best first.
     """
-    keep = torch.where(scores > wanted.score_threshold)[0]
+    keep = torch.where(scores >= wanted.score_threshold)[0]
     if wanted.classes is not None:
         keep = keep[torch.isin(class_ids[keep], class_ids.new_tensor(wanted.classes))]
     if iou_threshold is None or iou_threshold >= 1:

@@ -110,7 +110,12 @@ class TwoStage(Detector):
         scores_RK = logits_RK.softmax(-1)
         per_picture = [len(boxes) for boxes in regions]
         parts = zip(
-            torch.split(boxes_RK4, per_picture), torch.split(scores_RK, per_picture), images.image_sizes, batch, wanted, strict=True
+            torch.split(boxes_RK4, per_picture),
+            torch.split(scores_RK, per_picture),
+            images.image_sizes,
+            batch,
+            wanted,
+            strict=True,
         )
         return [
             self._choose_one(box_ops.clip_boxes_to_image(boxes_PK4, size_hw), scores_PK, wants, prepared)

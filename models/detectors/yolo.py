@@ -34,17 +34,27 @@ class Yolo(Detector):
         network: An ultralytics ``DetectionModel`` or ``SegmentationModel``.
         input_size_px: See ``Detector``.
         iou_threshold: See ``Detector``.
+        nms_free: Use the head that was trained one-to-one. Unset, a network is used as ultralytics uses it: with the
+            other head and suppression, where it has both.
 
     Raises:
-        ModelLoadFailed: Its head finds neither boxes nor masks: it classifies, finds poses or turned boxes.
+        ModelLoadFailed: Its head finds no upright boxes (it classifies, finds poses or turned boxes), or it has no head
+            of the kind that is asked for.
     """
 
     def __init__(
-        self, network: nn.Module, *, input_size_px: int | None = None, iou_threshold: float | None = None
+        self,
+        network: nn.Module,
+        *,
+        input_size_px: int | None = None,
+        iou_threshold: float | None = None,
+        nms_free: bool = False,
     ) -> None:
         super().__init__(network, input_size_px=input_size_px or SIDE_PX, iou_threshold=iou_threshold)
         head: Any = self.network.model[-1]
         kind = _kind(head)
+        if nms_free:
+            _choose_one_to_one(head)
         self.has_masks = kind == "Segment"
         self.num_classes = int(head.nc)
         self._is_transformer = kind == "RTDETRDecoder"
@@ -53,6 +63,8 @@ class Yolo(Detector):
         self._stride = max(int(self.network.stride.max()), 32)
         # The head limits its own output; the request's limit comes later.
         head.max_det = MAX_CANDIDATES
+        # Batch normalisation goes into the convolutions, and the head that is not used goes.
+        self.network.fuse(verbose=False)
         self._dtype = next(self.network.parameters()).dtype
         if self._dtype != torch.float32:
             # It decodes boxes, whose coordinates bfloat16 would round by pixels.
@@ -127,6 +139,15 @@ def _kind(head: Any) -> str:
         f"Expected a network of ultralytics with a Detect, Segment or RTDETRDecoder head, got {type(head).__name__}. Networks that classify, "
         "find poses or turned boxes are not hosted as detectors."
     )
+
+
+def _choose_one_to_one(head: Any) -> None:
+    if getattr(head, "one2one_cv2", None) is None:
+        raise ModelLoadFailed(
+            f"Expected a network with a head that was trained one-to-one (YOLO v10 or 26), got {type(head).__name__} "
+            "with no head that needs no suppression. Take nms_free out of the card."
+        )
+    head.end2end = True
 
 
 def _names(names: Any, num_classes: int) -> list[str]:
