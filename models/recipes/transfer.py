@@ -1,4 +1,4 @@
-"""``python -m models.recipes.transfer``: how far features reach that were learned from other digits, in two minutes.
+"""``python -m models.recipes.transfer``: how far features reach that were learned from other digits, in a minute.
 
 A small network learns to tell the digits 0 to 6 apart and never sees a 7, 8 or 9. Its last layer is then retrained on
 20 examples each of 7, 8 and 9, through ``models.retrain`` as the command line does it, and measured on all held-out
@@ -39,7 +39,7 @@ KNOWN, NEW = range(7), range(7, 10)
 """The digits that the base learns, and those that it never sees."""
 NUM_EXAMPLES = 20
 """Examples of each new digit, those that validate included."""
-DRAWS = 10
+DRAWS = 20
 """How often the examples are drawn anew."""
 EPOCHS = 15
 """Chosen on the training part's validation digits, as is the network's size."""
@@ -186,9 +186,10 @@ def main() -> None:
         found = measure(Path(folder), arguments.draws, console.print)
     num_held_out = len(_of(digits.test_split(), NEW))
     title = f"{NUM_EXAMPLES} examples each of 7, 8, 9; {num_held_out} held-out digits; {arguments.draws} draws"
-    table = Table("mode", "mean accuracy", "worst", "best", title=title, title_justify="left")
+    table = Table("mode", "mean accuracy", "worst", "best")
     for mode, values in found.items():
         table.add_row(mode, f"{np.mean(values):.2%}", f"{min(values):.2%}", f"{max(values):.2%}")
+    console.print(title)
     console.print(table)
 
 
