@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from visionpipe.runs.beside import Beside
+from visionpipe.schemas.results.segmentation import BACKGROUNDS
 from visionpipe.tasks import TASKS
 
 Value = str | int | float | bool | None
@@ -70,5 +71,11 @@ def _flat(value: Any) -> Value:
 def named_scores(result: dict[str, Any], most: int = 5) -> list[tuple[str, float]]:
     """The labels a result names, best first, each with its score (0 to 1); empty for tasks without labels."""
     entries = result.get("classes") or result.get("detections") or []
-    scored = [(entry["label"], entry.get("score", entry.get("fraction"))) for entry in entries[:most]]
+    # What covers most of a picture is mostly what is no object.
+    named = entries if result["task"] != "segmentation" else [entry for entry in entries if not _is_background(entry)]
+    scored = [(entry["label"], entry.get("score", entry.get("fraction"))) for entry in named[:most]]
     return [(label, float(score)) for label, score in scored if score is not None]
+
+
+def _is_background(entry: dict[str, Any]) -> bool:
+    return str(entry["label"]).lower() in BACKGROUNDS

@@ -49,8 +49,7 @@ class Overlays:
     spec: RunSpec
     out: Path
     _pool: ThreadPoolExecutor = field(init=False)
-    _waiting: int = field(default=0, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _waiting: set[Future[None]] = field(default_factory=set, init=False)
     _large: threading.Lock = field(default_factory=threading.Lock, init=False)
     _failures: dict[bytes, tuple[str, str]] = field(default_factory=dict, init=False)
 
@@ -66,18 +65,17 @@ class Overlays:
 
     def offer(self, path: bytes, result: Result) -> None:
         """Draw an input soon, or leave it to ``finish`` when much is waiting; returns at once."""
-        with self._lock:
-            busy = self._waiting >= BACKLOG
-            self._waiting += not busy
-        if busy:
+        self._waiting = {work for work in self._waiting if not work.done()}
+        if len(self._waiting) < BACKLOG:
+            self._waiting.add(self._pool.submit(self._draw, path, result))
+        else:
             # What an earlier version of the input gave must not stand there as if it were this one's.
             with suppress(OSError):
                 drop_overlay(os.fsencode(self.out), path)
-        else:
-            self._pool.submit(self._draw, path, result).add_done_callback(self._done)
 
     async def finish(self, ledger: Ledger, on_progress: OnProgress) -> None:
         """Draw every input that is done and has no drawing so far."""
+        await asyncio.gather(*map(asyncio.wrap_future, self._waiting))
         counts, drawn = ledger.counts(), 0
         walk = self._missing(ledger)
         while batch := await asyncio.to_thread(lambda: list(itertools.islice(walk, BACKLOG))):
@@ -120,7 +118,3 @@ class Overlays:
             return encode(bound.draw(image, max_side_px=SIDE_PX), "drawing.jpg")
         with self._large:
             return encode(bound.draw(image, max_side_px=SIDE_PX), "drawing.jpg")
-
-    def _done(self, _: Future[None]) -> None:
-        with self._lock:
-            self._waiting -= 1

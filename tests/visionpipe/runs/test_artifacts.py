@@ -8,7 +8,10 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -185,6 +188,47 @@ async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_ag
     assert len(files(tmp_path / "out", "artifacts")) == 2 * len(NAMES)
 
 
+def kill_at(words: list, out: Path, enough: int) -> None:
+    """Start a run and kill it once it has saved so many files."""
+    process = subprocess.Popen(words)
+    while process.poll() is None and len(list(out.rglob("artifacts/*/*.png"))) < enough:
+        time.sleep(0.005)
+    process.kill()
+    process.wait(10)
+
+
+RUN = """
+import asyncio, sys
+from visionpipe.aclient import AsyncClient
+from visionpipe.runs import run_folder
+from visionpipe.settings import Settings
+
+async def main():
+    settings = Settings.model_validate_json(sys.argv[1])
+    async with AsyncClient(settings=settings) as client:
+        how = {"task": "segmentation", "model": "lenet-digits", "options": {"instance_map": True}, "chunk": 3}
+        await run_folder(client, sys.argv[2], sys.argv[3], settings=settings, **how)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_run_that_is_killed_at_any_moment_ends_with_every_file(worker, go, tmp_path, settings, folder):
+    for index in range(40):
+        (folder / f"more-{index}.png").write_bytes(png(np.full((20, 30), index, np.uint8)))
+    total, out = len(NAMES) + 40, tmp_path / "out"
+    words = [sys.executable, "-c", RUN, settings.model_dump_json(), folder, out]
+    for enough in (1, 50):
+        await asyncio.to_thread(kill_at, words, out, enough)
+    report = await go("segmentation", chunk=3, overlays=True)
+    assert (report.done, report.failed, report.open, report.overlays.drawn) == (total, 0, 0, total)
+    assert len(files(out, "artifacts")) == 2 * total
+    for line in lines(out):
+        for field, name in line["artifacts"].items():
+            digest = hashlib.sha256((out / name).read_bytes()).hexdigest()
+            assert line["result"][field]["key"] == f"artifact:{digest}"
+
+
 async def test_a_changed_input_replaces_its_files(worker, go, tmp_path, folder):
     await go("spatial_transformer", overlays=True)
     before = [path.name for path in files(tmp_path / "out", "artifacts")]
@@ -264,8 +308,6 @@ async def test_drawing_runs_beside_the_loop(worker, go, monkeypatch):
 
 
 async def test_without_the_packages_that_draw_nothing_is_begun(worker, go, monkeypatch):
-    import sys
-
     monkeypatch.delitem(sys.modules, "visionpipe.drawing", raising=False)
     for module in [name for name in sys.modules if name.startswith("visionpipe.drawing.")]:
         monkeypatch.delitem(sys.modules, module)

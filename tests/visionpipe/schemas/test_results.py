@@ -122,7 +122,7 @@ def test_things_are_filtered_by_score_class_and_area(task, how, left, shelf):
 def test_a_filtered_segmentation_keeps_the_classes_that_were_asked_for(shelf):
     result = sample("segmentation", shelf).filter(labels="cell")
     assert [entry.label for entry in result.classes] == ["cell"]
-    assert result.summary().endswith("; 1 objects")
+    assert result.summary().endswith("; 1 object")
 
 
 def test_the_area_of_a_detection_is_that_of_its_mask():

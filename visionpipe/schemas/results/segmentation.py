@@ -119,7 +119,7 @@ class SegmentationResult(ListResult[SegmentedInstance]):
     def summary(self) -> str:
         """Say the result in one line, for people."""
         shares = ", ".join(f"{entry.label} {entry.fraction:.1%}" for entry in self.classes) or "no class"
-        return shares if self.instances is None else f"{shares}; {len(self.instances)} objects"
+        return shares if self.instances is None else f"{shares}; {_objects(len(self.instances))}"
 
     def rows(self) -> list[dict[str, str]]:
         """One row per object, or per class where objects were not asked for."""
@@ -300,9 +300,13 @@ class SegmentationResult(ListResult[SegmentedInstance]):
         return [
             Line(
                 f"{entry.label}  {entry.fraction:.1%}"
-                + (f", {counts[entry.class_id]} objects" if self.instances is not None else ""),
+                + (f", {_objects(counts[entry.class_id])}" if counts[entry.class_id] else ""),
                 None if entry.is_background else class_color(entry.class_id),
                 entry.fraction,
             )
             for entry in drawn[:8]
         ]
+
+
+def _objects(count: int) -> str:
+    return f"{count} object{'' if count == 1 else 's'}"
