@@ -16,7 +16,7 @@ from models.recipes import cells_looks
 LABELS = ("background", "interior", "border")
 """The classes, in the order of the network's outputs."""
 BACKGROUND, INTERIOR, BORDER = range(3)
-BORDER_PX = 4
+BORDER_PX = 3
 """How far into a cell its border reaches."""
 RADII_PX = (10.0, 36.0)
 """Typical radius of a scene's cells, drawn log-uniformly."""
@@ -74,7 +74,7 @@ def classes_of(cells_HW: Labels) -> NDArray[np.uint8]:
     Returns:
         Shape (H, W), values as ``LABELS``; a cut by the picture's edge is no border.
     """
-    inside = cells_looks.depth_px(cells_HW) > BORDER_PX - 1
+    inside = cells_looks.depth_px(cells_HW) > BORDER_PX
     return np.where(cells_HW == 0, BACKGROUND, np.where(inside, INTERIOR, BORDER)).astype(np.uint8)
 
 
@@ -134,7 +134,7 @@ def _draw(cells_HW: Labels, outline: NDArray[np.float64], *, number: int) -> boo
     if int(free.sum()) < 0.8 * max(int(mask.sum()), 1):
         return False
     # What is left between neighbours may have thin ends and waists, through which no interior would reach.
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BORDER_PX + 3, 2 * BORDER_PX + 3))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BORDER_PX + 5, 2 * BORDER_PX + 5))
     free = cv2.morphologyEx(free, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE)
     parts, labels = cv2.connectedComponents(free, connectivity=4)
     if parts != 2:

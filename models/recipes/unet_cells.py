@@ -129,7 +129,7 @@ def _batches(steps: int, seeds: range) -> Iterator[tuple[Tensor, Tensor]]:
     pairs = [np.stack([scene.image, scene.classes]) for scene in scenes]
     order: list[int] = []
     for _ in range(steps):
-        if len(order) < BATCH:
+        while len(order) < BATCH:
             order += random.permutation(len(pairs)).tolist()
         chosen, order = order[:BATCH], order[BATCH:]
         crops = np.stack([_crop(random, pairs[index]) for index in chosen])
