@@ -101,7 +101,8 @@ def batches(pages: Sequence[Page], size: int, random: np.random.Generator) -> It
 
 def to_input(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Give pages, RGB uint8 of shape (H, W, 3), as float32 of shape (N, 3, H, W) in [0, 1], channels last."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+    x_NCHW = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+    return x_NCHW.contiguous(memory_format=torch.channels_last)
 
 
 def in_bf16(module: nn.Module) -> None:
