@@ -45,9 +45,6 @@ def build(name: str, *, nc: int = 80, ch: int = 3) -> nn.Module:
     """
     tasks = ultralytics_offline.import_module("ultralytics.nn.tasks")
     description: dict[str, Any] = tasks.yaml_model_load(_described(name))
-    scale, scales = description["scale"], description.get("scales", {})
-    if scale and scale not in scales and len(scales) != 1 and scales:
-        raise InvalidCard(f"network: {name!r}: expected a scale of {', '.join(scales)}, got {scale!r}.", network=name)
     head = description["head"][-1][-2]
     if head not in _CLASSES:
         raise InvalidCard(
