@@ -156,7 +156,8 @@ def looks_alike(exact_N23: Tensor, quick_N23: Tensor) -> bool:
 def _to_pixels(theta_23: NDArray[np.float64], *, size_wh: tuple[int, int]) -> NDArray[np.float64]:
     """Find the corners of the rectified image in pixels of the input: float64 (4, 2), as ``QuadXy`` orders them."""
     input_42 = _CORNERS_42 @ theta_23[:, :2].T + theta_23[:, 2]
-    return (input_42 + 1) / 2 * np.asarray(size_wh)
+    pixels_42: NDArray[np.float64] = (input_42 + 1) / 2 * np.asarray(size_wh)
+    return pixels_42
 
 
 def _rows(table: list[list[float]]) -> Any:

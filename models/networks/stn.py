@@ -52,10 +52,10 @@ class SpatialTransformerNetwork(nn.Module):
         in_channels: int = 1,
         rectified_px: int = 32,
         num_transformers: int = 1,
-        classifier_channels: Sequence[int] = (16, 32, 64, 96),
+        classifier_channels: Sequence[int] = (8, 16, 32),
         localisation_channels: Sequence[int] = (16, 32, 48),
         localisation_px: int = 32,
-        localisation_features: int = 96,
+        localisation_features: int = 64,
     ) -> None:
         super().__init__()
         self.rectified_px = rectified_px
@@ -80,11 +80,14 @@ class SpatialTransformerNetwork(nn.Module):
 
 
 class Localisation(nn.Module):
-    """Regresses an affine matrix; answers the identity until it is trained.
+    """Finds an affine matrix; answers the identity until it is trained.
+
+    It says for each place of a feature map how much it speaks for being the centre. The mean place, so weighted, gives
+    the shift, and the mean features the rest.
 
     Args:
         in_channels: C, the number of input channels.
-        channels: Width of each convolutional block; every one halves the sides.
+        channels: Width of each convolutional block; every one but the last halves the sides.
         side_px: Side of the square to which the input is averaged first.
         features: D, the width of the hidden layer.
     """
@@ -92,18 +95,24 @@ class Localisation(nn.Module):
     def __init__(self, in_channels: int, channels: Sequence[int], *, side_px: int, features: int) -> None:
         super().__init__()
         self.side_px = side_px
-        self.blocks = blocks(in_channels, channels)
-        flat = channels[-1] * (side_px >> len(channels)) ** 2
-        self.hidden = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
+        self.blocks = nn.Sequential(
+            *(block(*widths, pooled=index < len(channels) - 1) for index, widths in _widths(in_channels, channels))
+        )
+        self.salience = nn.Conv2d(channels[-1], 1, kernel_size=1)
+        self.hidden = nn.Sequential(nn.Linear(channels[-1], features), nn.ReLU())
         self.affine = nn.Linear(features, 6)
-        nn.init.zeros_(self.affine.weight)
-        nn.init.zeros_(self.affine.bias)
+        for layer in (self.salience, self.affine):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Give affine matrices, float32 of shape (N, 3, 3)."""
-        small_NCHW = functional.adaptive_avg_pool2d(x_NCHW, self.side_px)
-        features_ND = self.hidden(self.blocks(small_NCHW).flatten(1))
-        change_N23 = self.affine(features_ND).float().view(-1, 2, 3)
+        maps_NCHW = self.blocks(functional.adaptive_avg_pool2d(x_NCHW, self.side_px))
+        weight_NP1 = self.salience(maps_NCHW).float().flatten(2).softmax(dim=2).transpose(1, 2)
+        features_NC = (maps_NCHW.flatten(2) @ weight_NP1.to(maps_NCHW.dtype)).squeeze(2)
+        change_N23 = self.affine(self.hidden(features_NC)).float().view(-1, 2, 3)
+        shift_N21 = (centres(maps_NCHW).T * weight_NP1.transpose(1, 2)).sum(dim=2, keepdim=True)
+        change_N23 = change_N23 + functional.pad(shift_N21, (2, 0))
         return torch.eye(3, device=x_NCHW.device) + functional.pad(change_N23, (0, 0, 0, 1))
 
 
@@ -119,10 +128,10 @@ class Classifier(nn.Module):
 
     def __init__(self, in_channels: int, channels: Sequence[int], *, num_classes: int, dropout: float = 0.2) -> None:
         super().__init__()
-        self.blocks = blocks(in_channels, channels)
-        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.blocks = nn.Sequential(*(block(*widths, pooled=True) for _, widths in _widths(in_channels, channels)))
+        self.pool = nn.AdaptiveAvgPool2d(4)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(channels[-1] * 4, num_classes)
+        self.output = nn.Linear(channels[-1] * 16, num_classes)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Classify; gives logits of shape (N, K)."""
@@ -131,20 +140,21 @@ class Classifier(nn.Module):
         return logits_NK
 
 
-def blocks(in_channels: int, channels: Sequence[int]) -> nn.Sequential:
-    """Build convolutional blocks: 3x3 convolution, batch normalisation, ReLU, and pooling that halves the sides."""
-    widths = (in_channels, *channels)
+def block(before: int, after: int, *, pooled: bool) -> nn.Sequential:
+    """Build a 3x3 convolution with batch normalisation and ReLU, and pooling that halves the sides where wanted."""
     return nn.Sequential(
-        *(
-            nn.Sequential(
-                nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            )
-            for before, after in pairwise(widths)
-        )
+        nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(),
+        nn.MaxPool2d(2) if pooled else nn.Identity(),
     )
+
+
+def centres(maps_NCHW: Tensor) -> Tensor:
+    """Say where the cells of a feature map lie: float32 (P, 2), x before y, in [-1, 1] from edge to edge, by row."""
+    height, width = maps_NCHW.shape[-2:]
+    y, x = (((torch.arange(side, device=maps_NCHW.device) + 0.5) / side * 2 - 1) for side in (height, width))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2)
 
 
 def compose(outer_N33: Tensor, inner_N33: Tensor) -> Tensor:
@@ -169,3 +179,7 @@ def sample(x_NCHW: Tensor, theta_N23: Tensor, *, side_px: int) -> Tensor:
         shape = [len(x_NCHW), x_NCHW.shape[1], side_px, side_px]
         grid_NHW2 = functional.affine_grid(theta_N23.float(), shape, align_corners=False)
         return functional.grid_sample(x_NCHW.float(), grid_NHW2, align_corners=False).to(x_NCHW.dtype)
+
+
+def _widths(in_channels: int, channels: Sequence[int]) -> list[tuple[int, tuple[int, int]]]:
+    return list(enumerate(pairwise((in_channels, *channels))))
