@@ -10,6 +10,7 @@ from torch import nn
 from models.errors import InvalidCard
 from models.networks.lenet import LeNet5
 from models.networks.stn import SpatialTransformerNetwork
+from models.networks.style_encoder import StyleEncoder
 from models.networks.unet import UNet
 
 
@@ -25,6 +26,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "fasterrcnn_small": _fasterrcnn_small,
     "lenet5": LeNet5,
     "stn": SpatialTransformerNetwork,
+    "style_encoder": StyleEncoder,
     "unet": UNet,
 }
 """What a card may name without a colon."""

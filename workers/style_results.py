@@ -1,0 +1,63 @@
+"""What style transfer tells people: encoded pictures, and loss curves thinned to a bearable length."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from models.gatys import Evaluated
+from models.gatys.pictures import Pixels
+from visionpipe.schemas.results import StyleLoss
+
+MAX_LOSSES = 200
+"""Entries of a result's loss curve."""
+MAX_CURVE = 40
+"""Points of the curve in a job's progress."""
+PREVIEW_PX, PREVIEW_QUALITY = 320, 85
+"""Longer side of a preview, and its JPEG quality."""
+
+
+def losses(history: Sequence[Evaluated]) -> list[StyleLoss]:
+    """Give the terms of evenly spaced evaluations, with the first and the last."""
+    return [
+        StyleLoss(
+            step=evaluated.step,
+            total=evaluated.terms.total,
+            content=evaluated.terms.content,
+            style=evaluated.terms.style,
+            tv=evaluated.terms.tv,
+        )
+        for evaluated in thinned(history, MAX_LOSSES)
+    ]
+
+
+def curve(history: Sequence[Evaluated]) -> list[tuple[int, float]]:
+    """Give (step, total loss) of evenly spaced evaluations, with the first and the last."""
+    return [(evaluated.step, float(f"{evaluated.terms.total:.4g}")) for evaluated in thinned(history, MAX_CURVE)]
+
+
+def thinned(history: Sequence[Evaluated], most: int) -> list[Evaluated]:
+    """Choose at most so many evaluations, evenly spaced, with the first and the last."""
+    if len(history) <= most:
+        return list(history)
+    return [history[round(index * (len(history) - 1) / (most - 1))] for index in range(most)]
+
+
+def png(pixels: Pixels) -> bytes:
+    """Encode RGB pixels without loss."""
+    return _encoded(Image.fromarray(pixels), "PNG")
+
+
+def jpeg(pixels: Pixels) -> bytes:
+    """Encode RGB pixels as a small preview."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    return _encoded(image, "JPEG", quality=PREVIEW_QUALITY)
+
+
+def _encoded(image: Image.Image, file_format: str, **how: int) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, file_format, **how)
+    return stream.getvalue()
