@@ -15,8 +15,8 @@ from models.recipes import detection, pages
 from models.recipes.coco import AveragePrecision
 from models.recipes.detector_cards import Facts, publish
 
-PLAN = detection.Plan(num_pages=4000, epochs=8, batch=8, peak_rate=1.5e-3)
-"""32,000 looks at a page."""
+PLAN = detection.Plan(num_pages=4000, epochs=7, batch=8, peak_rate=1.5e-3)
+"""28,000 looks at a page."""
 PROPOSALS: dict[str, Any] = {
     "rpn_pre_nms_top_n_train": 600,
     "rpn_post_nms_top_n_train": 300,
