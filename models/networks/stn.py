@@ -52,7 +52,7 @@ class SpatialTransformerNetwork(nn.Module):
         in_channels: int = 1,
         rectified_px: int = 32,
         num_transformers: int = 1,
-        classifier_channels: Sequence[int] = (8, 16, 32),
+        classifier_channels: Sequence[int] = (16, 32, 64),
         localisation_channels: Sequence[int] = (16, 32, 48),
         localisation_px: int = 32,
         localisation_features: int = 64,

@@ -8,9 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from models.catalog import BUNDLED_FOLDER
-from models.recipes import lenet_digits, unet_cells, yolo_digits
+from models.recipes import lenet_digits, stn_digits, unet_cells, yolo_digits
 
-RECIPES = {"lenet-digits": lenet_digits.train, "unet-cells": unet_cells.train, "yolo-digits": yolo_digits.train}
+RECIPES = {
+    "lenet-digits": lenet_digits.train,
+    "stn-digits": stn_digits.train,
+    "unet-cells": unet_cells.train,
+    "yolo-digits": yolo_digits.train,
+}
 """Name of the model → function that trains it and writes its folder."""
 
 

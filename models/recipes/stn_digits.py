@@ -28,15 +28,15 @@ SEED = 2015
 """Seed of initialisation, canvases and order."""
 ARGUMENTS: dict[str, Any] = {"num_classes": 10, "in_channels": 1, "rectified_px": 32, "num_transformers": 2}
 """What the network is built with."""
-STEPS, BATCH = 3000, 128
+STEPS, BATCH = 2200, 128
 """Optimisation steps, and canvases in one; every canvas is a new one."""
 CURRICULUM = 0.6
 """Part of the steps in which digits go from upright and as large as the canvas to the full distortion."""
 PEAK_RATE = 3e-3
 """Highest learning rate of the one-cycle schedule."""
-LOCALISATION_RATE = 0.25
+LOCALISATION_RATE = 0.33
 """Rate of the localisation networks, as part of the classifier's."""
-EMA_DECAY = 0.995
+EMA_DECAY = 0.99
 """The weights that are kept are an exponential moving average."""
 
 
