@@ -63,7 +63,7 @@ def _run(console: Console, example: TaskExample, out: Path, stack: Stack) -> Tas
     pictures = Pictures(stack.settings.max_image_bytes)
     words = [f"{key}={_word(value)}" for key, value in example.options.items()]
     styles = [str(style) for style in example.styles]
-    options = task_options(example.task, words, styles, pictures.refer).model_dump(mode="json")
+    options = task_options(example.task, words, styles, pictures.refer).model_dump(mode="json", exclude_unset=True)
     more = {"fresh": True, "overlays": True}
     job = FolderJob(example.folder, out, example.task, example.model, options=options, more=more, pictures=pictures)
     console.print(f"  {example.title}", highlight=False)
