@@ -73,7 +73,7 @@ def decode_map(data: bytes) -> NDArray[np.integer[Any]]:
         values = np.asarray(image)
     if values.ndim != 2:
         raise InvalidImageError(f"Expected a grey map, got a picture of mode {image.mode}.")
-    return values if values.dtype == np.uint8 else values.astype(np.uint16)
+    return values if values.dtype == np.uint8 else values.astype(np.uint16, copy=False)
 
 
 def load_npy(data: bytes) -> NDArray[Any]:
