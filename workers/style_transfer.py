@@ -12,7 +12,7 @@ import torch
 
 from models.card_tables import StyleTransferDefaults
 from models.errors import ModelError
-from models.gatys import Encoder, Evaluated, Objective, Painting, Plan, Style, Weights
+from models.gatys import DEFAULT_LAYERS, Encoder, Evaluated, Objective, Painting, Plan, Style, Weights
 from models.gatys.pictures import to_tensor
 from models.parity import synthetic
 from visionpipe.errors import ModelLoadError
@@ -59,12 +59,12 @@ class _Run:
         return "time_budget" if budget_s is not None and self.spent_s >= budget_s else None
 
     @torch.enable_grad()
-    def step(self, steps: Generator[Evaluated | None, None, None]) -> Evaluated | None | StopReason:
+    def step(self, steps: Generator[Evaluated | None, None, None]) -> Evaluated | StopReason | None:
         """Make one device step, or say why there is none left."""
         started = time.monotonic()
-        told = next(steps, "converged" if self.painting.converged else "finished")
+        told = next(steps, "finished")
         self.spent_s += time.monotonic() - started
-        return told
+        return "converged" if told == "finished" and self.painting.converged else told
 
 
 class StyleTransferRuntime(Runtime):
@@ -138,7 +138,7 @@ class StyleTransferRuntime(Runtime):
 
     @property
     def _defaults(self) -> StyleTransferDefaults:
-        return self.hosted.card.style_transfer or style_wishes.DEFAULTS
+        return self.hosted.card.style_transfer or DEFAULT_LAYERS
 
     def _objective(self, weights: Weights) -> Objective:
         max_pixels = TARGET_STEP_S / self.s_per_pixel if self.s_per_pixel else MAX_STEP_PIXELS

@@ -16,11 +16,6 @@ from visionpipe.errors import InvalidRequestError
 from visionpipe.schemas.images import ImageRef
 from visionpipe.schemas.requests import StyleTransferOptions
 
-DEFAULTS = StyleTransferDefaults(
-    content_layers={"relu4_2": 1.0},
-    style_layers={"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "relu5_1": 1.0},
-)
-"""Compared unless the card or the request says otherwise, as Gatys et al. chose."""
 MAX_STYLE_SIDE_PX = 8192
 """Longest side to which a style is brought."""
 

@@ -14,8 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.card_tables import StyleTransferDefaults
 from models.errors import ModelLoadFailed, UnknownLayer
 
+DEFAULT_LAYERS = StyleTransferDefaults(
+    content_layers={"relu4_2": 1.0},
+    style_layers={"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "relu5_1": 1.0},
+)
+"""Compared unless a card says otherwise, as Gatys et al. chose."""
 LAYERS_SHOWN = 8
 """How many names an error message lists."""
 

@@ -24,6 +24,8 @@ PATIENCE = 40
 """Evaluations after which too small a gain means that nothing is left to gain."""
 MIN_GAIN = 1e-3
 """The relative fall of the loss over ``PATIENCE`` evaluations below which painting ends."""
+LEAST_LOSS = 1e-6
+"""A total loss below which nothing is left to gain either."""
 NOISE_SPREAD = 0.15
 """Standard deviation of the noise to start from, around middle grey."""
 
@@ -141,9 +143,11 @@ class Painting:
             self.best, self._image = evaluated, image_1CHW
 
     def _is_converged(self) -> bool:
+        lowest = min(evaluated.terms.total for evaluated in self.history)
+        if lowest < LEAST_LOSS:
+            return True
         if len(self.history) <= PATIENCE:
             return False
-        lowest = min(evaluated.terms.total for evaluated in self.history)
         before = min(evaluated.terms.total for evaluated in self.history[:-PATIENCE])
         return lowest >= before * (1 - MIN_GAIN)
 

@@ -199,11 +199,11 @@ def test_a_preview_that_is_not_kept_changes_nothing(runtime: StyleTransferRuntim
         {"content_weight": 50.0},
         {"style_weight": 3.0},
         {"tv_weight": 30.0},
-        {"content_layers": {"relu1_1": 1.0}},
+        {"content_layers": {"relu1_1": 1.0}, "content_weight": 20.0},
         {"style_layers": {"relu1_2": 1.0}},
         {"style_layers": {"relu1_1": 1.0, "relu2_1": 9.0}},
         {"optimizer": "adam"},
-        {"optimizer": "adam", "learning_rate": 0.2},
+        {"optimizer": "adam", "learning_rate": 0.005},
         {"learning_rate": 0.2},
         {"init": "noise"},
         {"preserve_colour": "luminance"},
@@ -396,7 +396,7 @@ def submit_picture(rig: Rig, content: bytes, options: dict[str, Any], **fields: 
     from visionpipe.tasks import build_request
 
     job = f"style{time.monotonic_ns()}"
-    ref = BlobImage(key=f"blob:{job}", size_bytes=len(content))
+    ref = BlobImage(key=f"blob:{job}:0", size_bytes=len(content))
     request = build_request("style_transfer", model=rig.hosted.card.name, images=[ref], options=options, **fields)
     call = calls.submit(
         request, job=job, lane=Lane.INTERACTIVE, client="c1", settings=rig.settings,
