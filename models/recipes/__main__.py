@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from models.catalog import BUNDLED_FOLDER
-from models.recipes import lenet_digits, stn_digits, unet_cells, yolo_digits
+from models.recipes import lenet_digits, stn_digits, style_textures, unet_cells, yolo_digits
 
 RECIPES = {
     "lenet-digits": lenet_digits.train,
     "stn-digits": stn_digits.train,
+    "style-textures": style_textures.train,
     "unet-cells": unet_cells.train,
     "yolo-digits": yolo_digits.train,
 }

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from models.catalog import Catalog
-from models.recipes import cells, digits, pages, stn_canvases
+from models.recipes import cells, digits, pages, stn_canvases, style_patches, style_pictures
 
 NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_DIGITS = 6, 12, 24, 200
+STYLISED = {"starry": ("chelsea", "coffee"), "flames": ("astronaut",)}
+"""Drawn style → photographs of scikit-image to paint in it; the encoder knows these photographs."""
 SEED = 700_000
 """Beyond every seed that training and measuring use."""
 
@@ -65,9 +66,8 @@ def _detection(folder: Path) -> Iterable[Example]:
 
 
 def _spatial_transformer(folder: Path) -> Iterable[Example]:
-    drawn = stn_canvases.draw(digits.test_split(), NUM_CANVASES, torch.Generator().manual_seed(SEED))
-    levels = (drawn.pixels[:, 0] * 255).round().to(torch.uint8).numpy()
-    told = zip(levels, map(str, drawn.targets.tolist()), strict=True)
+    drawn = stn_canvases.examples(NUM_CANVASES)
+    told = zip(drawn.levels(), map(str, drawn.targets.tolist()), strict=True)
     truth = _save(folder / "canvases", told)
     yield Example(
         "A turned digit somewhere in clutter", "spatial_transformer", "stn-digits", folder / "canvases", truth=truth
@@ -83,7 +83,19 @@ def _embedding(folder: Path) -> Iterable[Example]:
 
 
 def _style_transfer(folder: Path) -> Iterable[Example]:
-    return ()
+    options = {"size_px": 288, "steps": 60}
+    for style, contents in STYLISED.items():
+        place, painted = folder / f"in-{style}", folder / "styles" / style
+        _save(place, ((style_patches.photograph(name), None) for name in contents))
+        _save(painted, [(style_pictures.STYLES[style](512, SEED), None)])
+        yield Example(
+            f"Photographs painted in the style of {style}",
+            "style_transfer",
+            "style-textures",
+            place,
+            options,
+            styles=[painted / "000.png"],
+        )
 
 
 def _save(folder: Path, told: Iterable[tuple[NDArray[np.uint8], Any]]) -> dict[str, Any]:
