@@ -37,14 +37,15 @@ def lively(name: str) -> Any:
 def assert_near(found: Found, rows: torch.Tensor, *, pixels: float) -> None:
     assert len(found) == len(rows) > 0
     assert found.class_ids.tolist() == rows[:, 5].int().tolist()
-    torch.testing.assert_close(found.scores, rows[:, 4], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.scores, rows[:, 4], atol=1e-3, rtol=0)
     torch.testing.assert_close(found.boxes_xyxy, rows[:, :4], atol=pixels, rtol=0)
 
 
 @pytest.mark.parametrize("nms_free", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_detections_equal_those_of_ultralytics_own_arithmetic(name: str, nms_free: bool) -> None:
-    network, picture = lively(name), scene(5, (200, 150))
+    # Masks are compared where a pixel of the picture is one of the input.
+    network, picture = lively(name), scene(5, (192, 144) if name.endswith("-seg") else (200, 150))
     if nms_free and not hasattr(network.model[-1], "one2one_cv2"):
         with pytest.raises(ModelLoadFailed, match="no head that needs no suppression"):
             make_detector(network, nms_free=True)
@@ -86,7 +87,7 @@ def assert_same_masks(found: Found, masks_NHW: torch.Tensor, prepared: Any) -> N
         differing += int((whole != looked_up).sum())
         total += int(looked_up.sum())
     assert total > 100
-    assert differing < 0.05 * total
+    assert differing < 0.001 * total
 
 
 @pytest.mark.parametrize("name", ["yolo11n", "yolo26n-seg"])
@@ -102,7 +103,7 @@ def test_pictures_of_one_batch_each_get_what_they_want(name: str) -> None:
     for prepared, wants, found in zip(pictures, wanted, together, strict=True):
         (alone,) = detector.detect([prepared], [wants])
         assert_near(
-            found, torch.cat([alone.boxes_xyxy, alone.scores[:, None], alone.class_ids[:, None]], 1), pixels=1e-2
+            found, torch.cat([alone.boxes_xyxy, alone.scores[:, None], alone.class_ids[:, None]], 1), pixels=0.1
         )
     assert set(together[2].class_ids.tolist()) == {2}
     assert len(together[2]) <= 2
