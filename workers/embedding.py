@@ -30,9 +30,9 @@ from workers.work import Work
 
 MAX_INLINE_VALUES = 65_536
 """Longer vectors do not stand in the result, only beside it."""
-MIN_COSINE = 0.995
+MIN_COSINE = 0.99
 """Least cosine similarity with fp32 of the features that a faster precision may give."""
-MAX_NORM_CHANGE = 0.02
+MAX_NORM_CHANGE = 0.05
 """Largest relative change of their L2 norm."""
 NPY = "application/x-npy"
 """Media type of a vector as an artifact."""

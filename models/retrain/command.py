@@ -100,7 +100,7 @@ def _bars(console: Console) -> Iterator[Report]:
     """Show a bar for each stage."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(24),
+        BarColumn(12),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),

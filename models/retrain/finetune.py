@@ -53,7 +53,7 @@ def fine_tune(
     for epoch in range(1, options.max_epochs + 1):
         _train_epoch(base, data, training, options, optimizer, random)
         loss, accuracy = _loss(base, data, validation, options)
-        report("fine-tuning", epoch, options.max_epochs, f"validation loss {loss:.3f}, {accuracy:.1%} right")
+        report("fine-tuning", epoch, options.max_epochs, f"loss {loss:.3f}, {accuracy:.1%} right")
         if stopping.should_stop(base.network, epoch, loss):
             break
     base.network.load_state_dict(stopping.best_state)

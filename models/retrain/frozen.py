@@ -105,7 +105,7 @@ def fit_linear(
             logits_NK = layer(held)
             held_loss = float(nn.functional.cross_entropy(logits_NK, held_targets))
             accuracy = float((logits_NK.argmax(1) == held_targets).float().mean())
-        report("training", epoch, options.max_epochs, f"validation loss {held_loss:.3f}, {accuracy:.1%} right")
+        report("training", epoch, options.max_epochs, f"loss {held_loss:.3f}, {accuracy:.1%} right")
         if stopping.should_stop(layer, epoch, held_loss):
             break
     layer.load_state_dict(stopping.best_state)

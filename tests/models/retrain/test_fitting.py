@@ -141,10 +141,10 @@ def test_training_ends_when_validation_no_longer_improves_and_says_what_was_kept
     fitted = fit_linear(training, held, 3, RetrainOptions(), lambda *report: told.append(report))
     assert len(told) < 200
     assert all(stage == "training" and total == 200 for stage, _, total, _ in told)
-    assert "validation loss" in told[0][3]
-    best = min(told, key=lambda report: float(report[3].split()[2].rstrip(",")))
+    assert told[0][3].startswith("loss ")
+    best = min(told, key=lambda report: float(report[3].split()[1].rstrip(",")))
     kept = int(fitted.told.partition("after epoch ")[2].split()[0])
-    assert told[kept - 1][3].split()[2] == best[3].split()[2]
+    assert told[kept - 1][3].split()[1] == best[3].split()[1]
     assert told[-1][1] - kept >= 20
 
 
