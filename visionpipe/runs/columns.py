@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from visionpipe.runs.beside import Beside
-from visionpipe.schemas.results.segmentation import BACKGROUNDS
+from visionpipe.schemas.results.segmented import BACKGROUNDS
 from visionpipe.tasks import TASKS
 
 Value = str | int | float | bool | None

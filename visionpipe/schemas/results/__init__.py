@@ -16,7 +16,8 @@ from visionpipe.schemas.results.explanation import (
     SegmentWeight,
 )
 from visionpipe.schemas.results.feature_visualization import FeatureVisualizationResult, UnitView
-from visionpipe.schemas.results.segmentation import SegmentationResult, SegmentedClass, SegmentedInstance
+from visionpipe.schemas.results.segmentation import SegmentationResult
+from visionpipe.schemas.results.segmented import SegmentedClass, SegmentedInstance
 from visionpipe.schemas.results.spatial_transformer import SpatialTransformerResult
 from visionpipe.schemas.results.style_transfer import StyleLoss, StyleTransferResult
 
