@@ -62,7 +62,7 @@ class _Run:
     def step(self, steps: Generator[Evaluated | None, None, None]) -> Evaluated | StopReason | None:
         """Make one device step, or say why there is none left."""
         started = time.monotonic()
-        told = next(steps, "finished")
+        told: Evaluated | StopReason | None = next(steps, "finished")
         self.spent_s += time.monotonic() - started
         return "converged" if told == "finished" and self.painting.converged else told
 

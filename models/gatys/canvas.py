@@ -34,7 +34,8 @@ class Canvas:
         """Give what the encoder sees, (1, 3, H, W); differentiable, not confined to [0, 1]."""
         spectrum = torch.fft.rfft2(self.variable) * self._scale
         change = torch.fft.irfft2(spectrum, s=self._start.shape[-2:])
-        return (self._start + change).expand(-1, 3, -1, -1)
+        image: Tensor = (self._start + change).expand(-1, 3, -1, -1)
+        return image
 
     def picture(self, image_1CHW: Tensor) -> Tensor:
         """Turn what ``image`` gave into the picture for people: values in [0, 1], with the colours kept."""

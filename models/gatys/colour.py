@@ -47,4 +47,5 @@ def match_colours(style_1CHW: Tensor, content_1CHW: Tensor) -> Tensor:
 
 def _power(covariance: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * (values + _EPSILON).pow(exponent)) @ vectors.T
+    power: Tensor = (vectors * (values + _EPSILON).pow(exponent)) @ vectors.T
+    return power

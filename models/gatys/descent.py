@@ -56,8 +56,7 @@ class Descent:
         self._lowest = min(self._lowest, loss)
         self._optimizer.zero_grad()
         image_1CHW.backward(gradient_1CHW)  # type: ignore[no-untyped-call]
-        value = torch.tensor(loss)
-        self._optimizer.step(lambda: value)
+        self._optimizer.step(lambda: loss)
 
     def _make(self) -> torch.optim.Optimizer:
         if self._name == "adam":

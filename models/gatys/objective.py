@@ -99,7 +99,8 @@ class Objective:
         pieces = self.divide((height, width))
         if len(pieces) == 1:
             return self._at_once(image_1CHW, pieces[0])
-        style, slopes = 0.0, {}
+        style = 0.0
+        slopes: dict[str, Tensor] = {}
         if self.weights.for_style:
             grams = yield from self._grams(image_1CHW.detach())
             style, slopes = self._slopes(grams)
@@ -119,7 +120,7 @@ class Objective:
             style = self.weights.style * style_loss(grams, self._styles, layers)
         content = self._content_part(features, tile)
         tv = self.weights.tv * total_variation(image_1CHW)
-        (style + content + tv).backward()
+        (style + content + tv).backward()  # type: ignore[no-untyped-call]
         return Terms(*torch.stack([content, style, tv]).tolist())
 
     def _grams(self, picture_1CHW: Tensor) -> Generator[None, None, dict[str, Tensor]]:

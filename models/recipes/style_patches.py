@@ -106,7 +106,7 @@ def _cut(pixels: Pixels, random: Random) -> Pixels:
     height, width = pixels.shape[:2]
     side = int(min(height, width, PATCH_PX * 2 ** random.uniform(-0.7, 1.2)))
     top, left = random.integers(height - side + 1), random.integers(width - side + 1)
-    piece = np.rot90(pixels[top : top + side, left : left + side], random.integers(4))
+    piece = np.rot90(pixels[top : top + side, left : left + side], int(random.integers(4)))
     if random.random() < 0.5:
         piece = piece[:, ::-1]
     shrinking = cv2.INTER_AREA if side > PATCH_PX else cv2.INTER_CUBIC
@@ -149,7 +149,9 @@ def _blur(pixels: Pixels, random: Random) -> Pixels:
 def _blocks(pixels: Pixels, random: Random) -> Pixels:
     quality = int(random.integers(4, 22))
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR).astype(np.uint8)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded.astype(np.uint8)
 
 
 _DAMAGE: tuple[Callable[[Pixels, Random], Pixels], ...] = (

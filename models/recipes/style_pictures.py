@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -202,11 +203,13 @@ def _grain(size_px: int, random: Random, sigma: float) -> Field:
     return _normalised(cv2.GaussianBlur(random.random((size_px, size_px), dtype=np.float32), (0, 0), sigma))
 
 
-def _normalised(field: NDArray[np.floating]) -> Field:
+def _normalised(field: NDArray[Any]) -> Field:
     """Spread a field over [0, 1], its outermost hundredths clipped."""
     low, high = np.quantile(field, (0.01, 0.99))
-    return np.clip((field - low) / (high - low), 0, 1).astype(np.float32)
+    spread: Field = np.clip((field - low) / (high - low), 0, 1).astype(np.float32)
+    return spread
 
 
-def _to_pixels(levels: NDArray[np.floating]) -> Pixels:
-    return np.clip(levels, 0, 255).round().astype(np.uint8)
+def _to_pixels(levels: NDArray[Any]) -> Pixels:
+    pixels: Pixels = np.clip(levels, 0, 255).round().astype(np.uint8)
+    return pixels

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from models.card_tables import StyleTransferDefaults
 from models.cards import Preprocessing
 from models.networks.style_encoder import StyleEncoder
-from models.recipes import style_pairs, style_patches, style_training
+from models.recipes import style_pairs, style_patches, style_pictures, style_training
 
 STEPS = 1000
 """Training steps."""
@@ -112,7 +112,7 @@ def _card(weights: bytes, encoder: StyleEncoder, painted: list[style_pairs.Paint
         gflops=_multiply_adds(encoder) / 1e9,
         num_classes=style_patches.num_classes(),
         num_photographs=len(style_patches.PHOTOGRAPHS),
-        num_styles=len(style_patches.STYLES),
+        num_styles=len(style_pictures.STYLES),
         steps=STEPS,
         batch=style_training.BATCH_SIZE,
         seed=style_training.SEED,

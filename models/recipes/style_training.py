@@ -28,6 +28,8 @@ PEAK_RATE = 4e-3
 """Largest learning rate of AdamW, after a tenth of the steps."""
 DAMAGE_SHARE = 0.5
 """Weight of the question what was done to a patch."""
+CLEAN_PATCHES = 256
+"""Patches over which filters are scaled."""
 SEED = 17
 """Seed of weights and patches."""
 
@@ -89,9 +91,9 @@ def train(*, num_steps: int, report: Callable[[str], None]) -> StyleEncoder:
             coming = pool.submit(_batch, seeds[min(step + 1, num_steps - 1)])
             with torch.autocast("cpu", torch.bfloat16):
                 answers = asked(inputs)
-            loss = torch.stack([_loss(*answer, targets, damages) for answer in answers]).mean()
+            loss = torch.stack([_loss(classes, damaged, targets, damages) for classes, damaged in answers]).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             right = 0.98 * right + 0.02 * float((answers[-1][0].argmax(1) == targets).float().mean())
@@ -108,9 +110,9 @@ def to_input(patches: np.ndarray) -> Tensor:
     return (torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
 
-def normalise(encoder: StyleEncoder, num_patches: int = 256) -> StyleEncoder:
+def normalise(encoder: StyleEncoder, num_patches: int | None = None) -> StyleEncoder:
     """Scale filters to a mean activation of one over clean patches; later layers undo it, so nothing else changes."""
-    x_NCHW = to_input(style_patches.batch(num_patches, np.random.default_rng(SEED))[0])
+    x_NCHW = to_input(style_patches.batch(num_patches or CLEAN_PATCHES, np.random.default_rng(SEED))[0])
     before = torch.ones(3)
     with torch.no_grad():
         for layer in encoder.features:

@@ -14,12 +14,12 @@ from models.networks.style_encoder import StyleEncoder
 
 @pytest.fixture(scope="module")
 def vgg19() -> nn.Module:
-    from torchvision.models import vgg19 as build
+    from torchvision.models.vgg import cfgs, make_layers
 
     torch.manual_seed(0)
-    # Only its convolutions matter here; the classifier would take half a gigabyte.
-    network: nn.Module = build(weights=None, init_weights=False)
-    network.classifier = nn.Identity()
+    # Without the classifier, which would take half a gigabyte.
+    network = nn.Module()
+    network.features = make_layers(cfgs["E"], batch_norm=False)
     return network.eval().requires_grad_(False)
 
 
@@ -78,11 +78,10 @@ def test_it_knows_what_a_position_sees(encoder: Encoder, name: str, reach: Reach
 
 
 def test_batch_normalisation_is_passed_and_unknown_layers_are_not() -> None:
-    from torchvision.models.vgg import VGG, make_layers
+    from torchvision.models.vgg import make_layers
 
-    features = make_layers([4, "M", 4], batch_norm=True)
-    network = VGG(features, num_classes=2, init_weights=False)
-    network.classifier = nn.Identity()
+    network = nn.Module()
+    network.features = make_layers([4, "M", 4], batch_norm=True)
     assert Encoder(network, mean=[0.5] * 3, std=[1.0] * 3).names == [
         "conv1_1", "bn1_1", "relu1_1", "pool1", "conv2_1", "bn2_1", "relu2_1",
     ]  # fmt: skip

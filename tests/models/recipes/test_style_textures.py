@@ -94,6 +94,7 @@ def test_the_recipe_writes_a_model_that_loads_and_says_what_was_measured(
 ) -> None:
     monkeypatch.setattr(style_textures, "STEPS", 2)
     monkeypatch.setattr(style_training, "BATCH_SIZE", 4)
+    monkeypatch.setattr(style_training, "CLEAN_PATCHES", 4)
     whole = style_pairs.paint_all
 
     def small(*arguments: Any, **_: Any) -> Any:
