@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from models.catalog import Catalog
 from models.images import Decoded, decode
+from models.recipes import stn_canvases
 from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.requests import SpatialTransformerOptions
@@ -266,3 +267,34 @@ def test_parity_holds_with_itself_and_looks_at_theta(make_runtime: Callable[...,
     runtime.hosted.in_precision = lambda _: moved
     assert exact is runtime.hosted.master
     assert not runtime.parity("fp32")
+
+
+@pytest.fixture(scope="module")
+def bundled() -> SpatialTransformerRuntime:
+    hosted = HostedModel(Catalog().find("stn-digits"), device="cpu")
+    hosted.set_precision("fp32")
+    return SpatialTransformerRuntime(hosted)
+
+
+def test_the_bundled_model_looks_at_the_digit_and_reads_it(bundled: SpatialTransformerRuntime) -> None:
+    canvases = stn_canvases.examples(60)
+    # Enlarged and stretched, as a photograph of another size would be.
+    size_wh = (256, 192)
+    works = [make_work(Image.fromarray(levels).resize(size_wh)) for levels in canvases.levels()]
+    told = answers(bundled, works)
+    truth = canvases.quads_xy() * np.array(size_wh) / stn_canvases.CANVAS_PX
+    distance = np.linalg.norm(np.array([one.quad_xy for one in told]).mean(axis=1) - truth.mean(axis=1), axis=1)
+    assert np.mean(distance < 32) > 0.9
+    assert np.mean([one.top.class_id == target for one, target in zip(told, canvases.targets, strict=True)]) > 0.9
+    assert rectified_of(works[0]).size == (32, 32)
+
+
+def test_the_bundled_model_answers_alike_in_bf16_and_for_any_batch(bundled: SpatialTransformerRuntime) -> None:
+    bundled.warm_up(3)
+    assert bundled.parity("bf16")
+    levels = stn_canvases.examples(4).levels()
+    together = answers(bundled, [make_work(Image.fromarray(one)) for one in levels])
+    for one, expected in zip(levels, together, strict=True):
+        alone, _ = answer(bundled, Image.fromarray(one))
+        assert np.abs(np.array(alone.theta) - np.array(expected.theta)).max() < 1e-4
+        assert alone.top.class_id == expected.top.class_id
