@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.catalog import Catalog
 from models.images import decode
+from models.networks import yolo
 from tests.helpers.coloured_squares import BLUE, RED, draw
 from visionpipe.errors import InvalidRequestError, ModelLoadError
 from visionpipe.schemas.images import BlobImage
@@ -184,7 +185,9 @@ def test_something_larger_than_a_slice_is_found_in_the_whole_image(make_runtime:
     large = (100, 100, 900, 700)
     sliced = {"size_wh": [320, 320], "match_metric": "ios"}
     for whole_image, expected in ((True, 1), (False, 0)):
-        works = work_of([draw((1000, 800), [(large, RED)])], slicing=sliced | {"whole_image": whole_image, "merge": "nmm"})
+        works = work_of(
+            [draw((1000, 800), [(large, RED)])], slicing=sliced | {"whole_image": whole_image, "merge": "nmm"}
+        )
         (result,) = answer(make_runtime("yolo"), works)
         assert [found.box_xyxy == near(large) for found in result.detections].count(True) >= expected
 
@@ -358,3 +361,21 @@ def test_a_warm_up_measures_what_slices_will_cost(make_runtime: Any) -> None:
     assert estimate.eta_s is not None
     assert estimate.eta_s > 0
     assert estimate.total == 5
+
+
+def test_a_users_checkpoint_brings_the_names_of_its_classes(tmp_path: Path) -> None:
+    network = yolo.build("yolov8n", nc=2)
+    network.names = {0: "cat", 1: "dog"}  # type: ignore[assignment]
+    (tmp_path / "pets").mkdir()
+    torch.save({"model": network.half(), "train_args": {"task": "detect"}}, tmp_path / "pets" / "best.pt")
+    (tmp_path / "pets" / "card.toml").write_text(
+        'name = "pets"\ntasks = ["detection"]\nnetwork = "ultralytics:checkpoint"\nlicence = "mine"\n'
+        '[weights]\nfile = "best.pt"\n[detection]\ninput_size_px = 64\n[provenance]\norigin = "a test"\n'
+    )
+    runtime = DetectionRuntime(HostedModel(Catalog(tmp_path).find("pets"), device="cpu"))
+    (result,) = answer(
+        runtime, work_of([PAIR], classes=["dog"], score_threshold=0.0, max_detections=3, iou_threshold=1.0)
+    )
+    assert {found.label for found in result.detections} <= {"dog"}
+    with pytest.raises(InvalidRequestError, match="cat, dog"):
+        runtime.prepare(work_of([PAIR], classes=["cow"])[0])
