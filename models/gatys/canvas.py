@@ -43,12 +43,6 @@ class Canvas:
             return image_1CHW.clamp(0, 1)
         return with_luminance(self._colours, image_1CHW[:, :1].clamp(0, 1))
 
-    def restart(self, image_1CHW: Tensor) -> None:
-        """Start anew from an image that ``image`` gave before."""
-        self._start = image_1CHW[:, : self._start.shape[1]].clone()
-        with torch.no_grad():
-            self.variable.zero_()
-
 
 def _scale(start_1CHW: Tensor) -> Tensor:
     height, width = start_1CHW.shape[-2:]

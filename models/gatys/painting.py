@@ -97,9 +97,8 @@ class Painting:
                 self.converged = True
                 return
             if step < self._plan.steps:
-                assert self._image is not None
                 assert leaf.grad is not None
-                descent.move(image, _inward(image.detach(), leaf.grad), terms.total, self._image)
+                descent.move(image, _inward(image.detach(), leaf.grad), terms.total)
 
     @property
     def cost_pixels(self) -> float:

@@ -13,7 +13,7 @@ from models.gatys import Encoder, Objective, Painting, Plan, Style, Weights
 from models.gatys import painting as painting_module
 from models.gatys import tiles as tiling
 from models.gatys.canvas import Canvas
-from models.gatys.descent import Descent
+from models.gatys.descent import MAX_SHRINKS, SHRINK, Descent
 
 from .conftest import noise
 
@@ -175,16 +175,21 @@ def test_there_is_no_picture_before_the_first_evaluation(encoder: Encoder, conte
         Painting(objective, content, [Style(style)], Plan()).picture()
 
 
-def test_a_step_too_far_leads_back_to_the_best() -> None:
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_a_step_too_far_is_shortened_and_at_last_taken_back(optimizer: Any) -> None:
     canvas = Canvas(torch.full((1, 3, 8, 8), 0.5))
-    descent = Descent(canvas, "adam", 0.1)
-    best = canvas.image().detach().clone()
-    image = canvas.image()
-    descent.move(image, torch.ones_like(image), 1.0, best)
-    moved = canvas.image()
-    assert not torch.allclose(moved, best)
-    descent.move(moved, torch.ones_like(moved), 9.0, best)
-    assert torch.allclose(canvas.image(), best)
+    descent = Descent(canvas, optimizer, 0.1)
+    first = canvas.image()
+    descent.move(first, torch.ones_like(first), 1.0)
+    far = [float((canvas.image() - first).detach().abs().max())]
+    for _ in range(MAX_SHRINKS + 1):
+        image = canvas.image()
+        descent.move(image, torch.ones_like(image), 9.0)
+        far.append(float((canvas.image() - first).detach().abs().max()))
+    assert far[0] > 0
+    assert far[1] == pytest.approx(SHRINK * far[0], rel=1e-3)
+    assert far == sorted(far, reverse=True)
+    assert far[-1] == 0
 
 
 @pytest.mark.parametrize("size_hw", [(8, 8), (7, 9), (16, 5)])
