@@ -136,8 +136,8 @@ def _kind(head: Any) -> str:
         if cls.__name__ in ("OBB", "Pose"):
             break
     raise ModelLoadFailed(
-        f"Expected a network of ultralytics with a Detect, Segment or RTDETRDecoder head, got {type(head).__name__}. Networks that classify, "
-        "find poses or turned boxes are not hosted as detectors."
+        f"Expected a network of ultralytics with a Detect, Segment or RTDETRDecoder head, got {type(head).__name__}. "
+        "Networks that classify, find poses or turned boxes are not hosted as detectors."
     )
 
 

@@ -321,7 +321,7 @@ def test_images_of_one_batch_keep_their_own_options(make_runtime: Any) -> None:
 
 
 def test_labels_must_fit_the_network(make_runtime: Any) -> None:
-    with pytest.raises(ModelLoadError, match="Expected 3 labels .* background as class 0.* got 2"):
+    with pytest.raises(ModelLoadError, match=r"Expected 3 labels .* background as class 0.* got 2"):
         make_runtime("rcnn", labels=["red", "blue"])
 
 

@@ -21,7 +21,7 @@ def test_corners_come_back_where_they_were(size_wh, stretch):
     (top, left), (bottom, right) = ink.amin(0).tolist(), (ink.amax(0) + 1).tolist()
     back = prepared.to_picture(torch.tensor([[left, top, right, bottom]], dtype=torch.float32))
     assert back[0].tolist() == pytest.approx([0, 0, *size_wh], abs=1e-2)
-    assert abs((left - (width - right))) <= 1
+    assert abs(left - (width - right)) <= 1
     assert (width - (right - left) < 32 and height - (bottom - top) < 32) or stretch
 
 
