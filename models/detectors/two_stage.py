@@ -169,7 +169,7 @@ def _portions(boxes: list[Tensor]) -> Iterator[list[Tensor]]:
         return
     for index, of_one in enumerate(boxes):
         nothing = [box[:0] for box in boxes]
-        for part in of_one.split(MAX_REGIONS):
+        for part in torch.split(of_one, MAX_REGIONS):
             yield [*nothing[:index], part, *nothing[index + 1 :]]
 
 
