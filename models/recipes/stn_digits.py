@@ -62,7 +62,10 @@ def train(folder: Path, *, report: Callable[[str], None]) -> float:
     # One thread adds up in one order, so that the same machine gives the same bytes.
     torch.set_num_threads(1)
     ink = Ink.of(digits.training_split())
-    networks = {"with": fit(ink, report=report), "without": fit(ink, report=report, num_transformers=0)}
+    networks = {
+        "with": fit(ink, steps=STEPS, report=report),
+        "without": fit(ink, steps=STEPS, report=report, num_transformers=0),
+    }
     canvases = stn_canvases.held_out()
     found = {name: measure(network, canvases) for name, network in networks.items()}
     for name, measured in found.items():
@@ -87,13 +90,13 @@ def train(folder: Path, *, report: Callable[[str], None]) -> float:
     return found["with"].accuracy
 
 
-def fit(ink: Ink, *, report: Callable[[str], None], steps: int = STEPS, **arguments: Any) -> SpatialTransformerNetwork:
+def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any) -> SpatialTransformerNetwork:
     """Train a fresh network on canvases of some digits; gives it in eval mode.
 
     Args:
         ink: The digits to draw with.
-        report: Told of the loss now and then, in one line.
         steps: Optimisation steps.
+        report: Told of the loss now and then, in one line.
         arguments: Of the network, in place of those of ``ARGUMENTS``.
     """
     torch.manual_seed(SEED)
