@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.cards import Preprocessing
 from models.recipes import cells_looks
 
 LABELS = ("background", "interior", "border")
@@ -18,6 +19,8 @@ LABELS = ("background", "interior", "border")
 BACKGROUND, INTERIOR, BORDER = range(3)
 BORDER_PX = 3
 """How far into a cell its border reaches."""
+PREPROCESSING = Preprocessing(mode="L", mean=[0.5], std=[0.25])
+"""What a network is shown of a scene: its grey levels as they are."""
 RADII_PX = (10.0, 36.0)
 """Typical radius of a scene's cells, drawn log-uniformly."""
 _MARGIN_PX = 40

@@ -15,9 +15,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.cards import Preprocessing
 from models.networks.unet import UNet
-from models.recipes import cells
+from models.recipes import cells, unet_cells_measure, unet_cells_writing
 
 SEED = 2015
 """Seed of initialisation, order and augmentation."""
@@ -30,8 +29,6 @@ SCENE_PX, CROP_PX, BATCH = 288, 192, 6
 STEPS = 1500
 PEAK_RATE = 4e-3
 """Highest learning rate of the one-cycle schedule."""
-PREPROCESSING = Preprocessing(mode="L", mean=[0.5], std=[0.25])
-"""Grey levels as they are."""
 PARITY_SEEDS = range(2_000_000, 2_000_004)
 """Scenes on which faster arithmetic is compared with fp32."""
 
@@ -51,9 +48,6 @@ def train(folder: Path, *, report: Callable[[str], None]) -> float:
 
 def write(folder: Path, network: UNet, *, report: Callable[[str], None]) -> float:
     """Measure a network as its file has it, and write the model; gives the mean IoU on the held-out scenes."""
-    # Imported late: the two modules measure and describe what this one trains.
-    from models.recipes import unet_cells_measure, unet_cells_writing
-
     halves = {name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}
     network.load_state_dict(halves)
     figures = unet_cells_measure.measure(network.eval())
@@ -138,7 +132,7 @@ def _batches(steps: int, seeds: range) -> Iterator[tuple[Tensor, Tensor]]:
         lift = torch.from_numpy(random.uniform(0, 1, size=(BATCH, 1, 1, 1)).astype(np.float32)) * (1 - gain)
         negative = torch.from_numpy(random.random((BATCH, 1, 1, 1)) < 0.5)
         levels = torch.where(negative, 1 - levels, levels) * gain + lift
-        inputs_NCHW = ((levels - PREPROCESSING.mean[0]) / PREPROCESSING.std[0]).contiguous(
+        inputs_NCHW = ((levels - cells.PREPROCESSING.mean[0]) / cells.PREPROCESSING.std[0]).contiguous(
             memory_format=torch.channels_last
         )
         yield inputs_NCHW, torch.from_numpy(crops[:, 1].astype(np.int64))

@@ -23,7 +23,6 @@ from models.instances import separate
 from models.loading import load
 from models.preprocess import Preprocess
 from models.recipes import cells
-from models.recipes.unet_cells import PREPROCESSING
 
 HELD_OUT_SEEDS = range(1_000_000, 1_000_080)
 """Scenes to measure on, drawn with held-out textures."""
@@ -115,7 +114,7 @@ def classes(network: nn.Module, levels_HW: NDArray[np.uint8], *, tile_px: int | 
     """Segment grey levels, whole or in tiles; gives the class of each pixel."""
     size_wh = levels_HW.shape[1], levels_HW.shape[0]
     grid = tiling.plan(size_wh, tile_px=tile_px or max(size_wh), multiple_px=MULTIPLE_PX)
-    preprocess, blender = Preprocess(PREPROCESSING), tiling.Blender(grid, len(cells.LABELS))
+    preprocess, blender = Preprocess(cells.PREPROCESSING), tiling.Blender(grid, len(cells.LABELS))
     rows: list[NDArray[Any]] = []
     for tile in grid.tiles:
         with torch.inference_mode():
