@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from models.catalog import BUNDLED_FOLDER
-from models.recipes import lenet_digits, stn_digits, style_textures, unet_cells, yolo_digits
+from models.recipes import fasterrcnn_digits, lenet_digits, stn_digits, style_textures, unet_cells, yolo_digits
 
 RECIPES = {
+    "fasterrcnn-digits": fasterrcnn_digits.train,
     "lenet-digits": lenet_digits.train,
     "stn-digits": stn_digits.train,
     "style-textures": style_textures.train,
