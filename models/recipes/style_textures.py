@@ -19,7 +19,7 @@ STEPS = 1000
 PREPROCESSING = Preprocessing(mean=[style_training.MEAN] * 3, std=[style_training.STD] * 3)
 """As in training."""
 LAYERS = StyleTransferDefaults(
-    content_layers={"relu4_2": 1.0},
+    content_layers={"relu3_2": 1.0, "relu4_2": 1.0},
     style_layers={"relu1_1": 1.0, "relu2_1": 1.0, "relu3_1": 1.0, "relu4_1": 1.0, "relu5_1": 1.0},
 )
 """Compared unless a request says otherwise."""
