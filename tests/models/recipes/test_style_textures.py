@@ -112,7 +112,7 @@ def test_the_recipe_writes_a_model_that_loads_and_says_what_was_measured(
 
 def test_pairs_are_painted_and_shown() -> None:
     torch.manual_seed(0)
-    encoder = StyleEncoder(widths=(4, 6, 6, 6, 6), depths=(1, 1, 1, 2, 1)).eval().requires_grad_(False)
+    encoder = StyleEncoder(widths=(4, 6, 6, 6, 6), depths=(1, 1, 2, 2, 1)).eval().requires_grad_(False)
     told: list[Any] = []
     run = style_pairs.paint_all(encoder, style_textures.PREPROCESSING, style_textures.LAYERS, size_px=48, steps=3)
     painted = style_pairs.report(run, told.append)
