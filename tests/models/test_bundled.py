@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from models import parity
 from models.cards import read_card
 from models.catalog import BUNDLED_FOLDER, Catalog
 from models.loading import load, parity_images
@@ -64,7 +65,9 @@ def test_one_command_trains_it_anew(card):
 
 
 def test_the_card_says_how_good_it_is_on_what_was_held_out(card):
-    assert any("held-out" in figure.split for figure in card.quality)
+    assert card.quality
+    # Style transfer minimises a loss on the very pictures it is given: nothing can be held out.
+    assert card.tasks == ["style_transfer"] or any("held-out" in figure.split for figure in card.quality)
     # A command of ours, so that anybody can measure again.
     assert all((figure.command or "").startswith("python -m models.recipes") for figure in card.quality)
 
@@ -74,13 +77,12 @@ def test_the_card_says_what_it_was_trained_on_and_under_which_licence(card):
     assert card.description
     # An SPDX identifier, so that a program can tell.
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", card.licence), card.licence
-    assert card.licence == "AGPL-3.0" or "yolo" not in card.network, "ultralytics' networks are AGPL-3.0"
+    assert card.licence == "AGPL-3.0-only" or "yolo" not in card.network, "ultralytics' networks are AGPL-3.0"
 
 
 def test_its_parity_pictures_can_be_decoded(card):
     pictures = parity_images(Catalog().find(card.name))
-    assert card.parity
-    assert len(pictures) == len(card.parity)
+    assert len(pictures) == (len(card.parity) or parity.NUM_SYNTHETIC)
     assert all(min(picture.size) > 1 for picture in pictures)
 
 
