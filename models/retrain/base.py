@@ -116,7 +116,7 @@ def open_base(entry: Entry, device: str, report: Report = unreported) -> Base:
         )
     weights.pull(entry, lambda done, total: report("fetching weights", done, total or done, ""))
     where, own = _device(device), hooks(entry)
-    network = load(entry).to(where)
+    network = _without_auxiliary_head(load(entry)).to(where)
     base = Base(entry, network, "", keeps_postprocess=False, device=where, _hooks=own)
     probe_NCHW = base.prepare(synthetic(0))[None].to(where)
     with torch.inference_mode():
@@ -124,6 +124,15 @@ def open_base(entry: Entry, device: str, report: Report = unreported) -> Base:
     base.keeps_postprocess = own.postprocess is not None and not (isinstance(output, Tensor) and output.ndim == 2)
     base.head = find_head(network, probe_NCHW)
     return base
+
+
+def _without_auxiliary_head(network: nn.Module) -> nn.Module:
+    """Drop the head that helped Inception v3 to learn its own classes; it would answer beside ours in training."""
+    from torchvision.models import Inception3
+
+    if isinstance(network, Inception3):
+        network.aux_logits, network.AuxLogits = False, None
+    return network
 
 
 def _device(wanted: str) -> torch.device:

@@ -191,6 +191,17 @@ def test_torchvisions_networks_are_retrained_and_rebuilt_as_they_were(name, argu
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("inception_v3", {"aux_logits": True}), ("googlenet", {"aux_logits": True})]
+)
+def test_networks_with_auxiliary_heads_are_fine_tuned_without_them(name, arguments, publish, write_images, tmp_path):
+    publish(name, arguments)
+    images = write_images(number=4, classes=("red", "blue"))
+    made = retrain(name, images, "mine", tmp_path / "models", options=options("full", epochs=1, batch=4))
+    assert not any("aux" in key.lower() for key in load(made.entry).state_dict())
+
+
 def test_weights_that_are_not_here_are_asked_for(write_images, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
