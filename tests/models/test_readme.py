@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import models
 from models.catalog import Catalog
 
@@ -27,12 +29,37 @@ def test_the_worked_example_works_as_it_is_written(tmp_path):
     assert names["probabilities"][0] > 0.99
 
 
-def test_the_figures_are_those_of_the_cards():
-    row = next(line for line in README.read_text().splitlines() if line.startswith("| `lenet-digits`"))
-    card = Catalog().find("lenet-digits").card
-    assert f"{card.quality[0].value:.2%}".replace("%", " %") in row
-    assert f"{card.cost.num_params:,} parameters" in row
-    assert card.provenance.command in row
+ROWS = {
+    line.split("`")[1]: line for line in README.read_text().splitlines() if re.match(r"\| `[a-z]+-[a-z]+` \|", line)
+}
+
+
+def percent(value):
+    return f"{value:.2%}".replace("%", " %")
+
+
+FIGURES = {
+    "lenet-digits": lambda quality: [percent(quality["accuracy"])],
+    "unet-cells": lambda quality: [
+        f"mean IoU {quality['mean_iou']:.3f}",
+        f"counts off by {quality['instance_count_error']:.1%}".replace("%", " %"),
+        f"{quality['coins_separated']:.0f} of 24 coins",
+    ],
+    "fasterrcnn-digits": lambda quality: [f"mAP50 {quality['mAP50']:.3f}", f"mAP50-95 {quality['mAP50-95']:.3f}"],
+    "yolo-digits": lambda quality: [f"mAP50 {quality['mAP50']:.3f}", f"mAP50-95 {quality['mAP50-95']:.3f}"],
+    "stn-digits": lambda quality: [
+        percent(quality["accuracy"]),
+        percent(quality["accuracy without the transformer"]),
+    ],
+    "style-textures": lambda quality: [f"by {min(quality.values()):.0%} to {max(quality.values()):.0%}"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(entry.name for entry in Catalog().entries("bundled")))
+def test_the_figures_are_those_of_the_cards(name):
+    card = Catalog().find(name).card
+    for figure in FIGURES[name]({one.metric: one.value for one in card.quality}):
+        assert figure in ROWS[name]
 
 
 def test_every_module_is_in_the_table():
