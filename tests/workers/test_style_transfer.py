@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from models.catalog import Catalog
 from models.errors import UnknownLayer
 from models.gatys import Evaluated, Terms
+from models.gatys import painting as painting_module
 from models.images import Decoded
 from models.networks.style_encoder import StyleEncoder
 from visionpipe.errors import InvalidRequestError, ModelLoadError
@@ -269,6 +270,7 @@ def test_told_to_stop_before_the_first_evaluation_it_makes_that_and_no_more(runt
     assert (told[0].done, result.steps, result.stopped) == (0, 0, "cancelled")
 
 
+@pytest.mark.usefixtures("endless")
 def test_it_keeps_its_time_budget(runtime: StyleTransferRuntime) -> None:
     started = time.monotonic()
     work, told = make_work(steps=10_000, time_budget_s=0.3), []
@@ -374,7 +376,13 @@ def test_an_encoder_that_lacks_its_layers_is_refused_at_warm_up(tmp_path: Path, 
 
 
 @pytest.fixture
-def painting(rig: Rig, tiny: HostedModel) -> Callable[..., str]:
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny picture is as good as it gets within a second or two."""
+    monkeypatch.setattr(painting_module, "PATIENCE", 10**6)
+
+
+@pytest.fixture
+def painting(rig: Rig, tiny: HostedModel, endless: None) -> Callable[..., str]:
     """Submits style transfer to a worker that classifies too."""
     runtime = StyleTransferRuntime(tiny)
     runtime.warm_up(1)
