@@ -101,9 +101,8 @@ class Localisation(nn.Module):
         self.salience = nn.Conv2d(channels[-1], 1, kernel_size=1)
         self.hidden = nn.Sequential(nn.Linear(channels[-1], features), nn.ReLU())
         self.affine = nn.Linear(features, 6)
-        for layer in (self.salience, self.affine):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.salience.parameters(), *self.affine.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Give affine matrices, float32 of shape (N, 3, 3)."""

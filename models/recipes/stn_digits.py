@@ -102,7 +102,8 @@ def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any
     torch.manual_seed(SEED)
     random = torch.Generator().manual_seed(SEED)
     network = SpatialTransformerNetwork(**{**ARGUMENTS, **arguments}).to(memory_format=torch.channels_last)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True)
+    moving_average = get_ema_multi_avg_fn(EMA_DECAY)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True)
     optimizer, schedule = _optimizer(network, steps)
     network.train()
     recent = 0.0
@@ -119,7 +120,8 @@ def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any
         if step % 100 == 0 or step == steps:
             report(f"step {step} of {steps}: loss {recent / ((step - 1) % 100 + 1):.4f}")
             recent = 0.0
-    kept: SpatialTransformerNetwork = averaged.module
+    kept = averaged.module
+    assert isinstance(kept, SpatialTransformerNetwork)
     return kept.eval()
 
 
@@ -133,7 +135,7 @@ def loss_of(network: nn.Module, canvases: Canvases) -> Tensor:
 @torch.inference_mode()
 def measure(network: nn.Module, canvases: Canvases) -> Measured:
     """Count right and wrong answers, in single precision."""
-    answers = torch.cat([network(some)[0].argmax(dim=1) for some in canvases.pixels.split(BATCH)])
+    answers = torch.cat([network(some)[0].argmax(dim=1) for some in torch.split(canvases.pixels, BATCH)])
     confusion = np.zeros((10, 10), dtype=np.int64)
     np.add.at(confusion, (canvases.targets.numpy(), answers.numpy()), 1)
     return Measured(float((answers == canvases.targets).float().mean()), confusion)
