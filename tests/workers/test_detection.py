@@ -23,6 +23,7 @@ from visionpipe.schemas.jobs import JobState, Lane, Progress
 from visionpipe.schemas.results import DetectionResult
 from visionpipe.tasks import build_request
 from workers.detection import DetectionRuntime
+from workers.detection_slices import Pace
 from workers.hosted import HostedModel
 from workers.outcome import describe
 from workers.work import HeldJob, Work
@@ -209,15 +210,19 @@ def test_an_image_that_fits_into_a_slice_is_looked_at_once(make_runtime: Any) ->
     assert (result.num_slices, boxes(result)) == (1, {"red": [near(SQUARE)]})
 
 
-def test_stopped_slices_give_what_was_found_so_far(make_runtime: Any) -> None:
+@pytest.mark.parametrize("steps", [0, 2])
+def test_stopped_slices_give_what_was_found_so_far(
+    make_runtime: Any, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
     runtime = make_runtime("yolo")
-    picture = draw((1000, 800), [(SMALL[0], RED)])
-    for steps, partial in ((0, True), (2, True)):
-        (work,) = work_of([picture], slicing={"size_wh": [320, 240]})
-        runtime.prepare(work)
-        result, told = run_steps(runtime, work, stop_after=steps)
-        assert (len(told), result.partial) == (steps, partial)
-        assert result.num_slices < 20
+    monkeypatch.setattr(runtime, "_pace", Pace(most=1))
+    (work,) = work_of([draw((1000, 800), [(SMALL[0], RED)])], slicing={"size_wh": [320, 240], "whole_image": False})
+    runtime.prepare(work)
+    result, told = run_steps(runtime, work, stop_after=steps)
+    assert result.partial
+    assert [progress.done for progress in told] == list(range(1, steps + 1))
+    assert result.num_slices == max(steps, 1)
+    assert boxes(result) == ({"red": [near(SMALL[0])]} if steps else {})
 
 
 @pytest.mark.parametrize("name", ["mask", "seg"])
