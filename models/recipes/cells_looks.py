@@ -70,7 +70,8 @@ def _bodies(
     nucleus = np.clip((depth / radius_px - random.uniform(0.4, 0.6)) * 8, 0, 1)
     body += random.choice([0.0, random.uniform(-0.45, 0.45)], p=[0.6, 0.4]) * nucleus
     body += random.choice([0.0, random.uniform(0.0, 0.25)], p=[0.3, 0.7]) * fill
-    return (body - random.uniform(0.4, 0.9) * _contacts(cells_HW)).astype(np.float32)
+    bodies: Texture = (body - random.uniform(0.4, 0.9) * _contacts(cells_HW)).astype(np.float32)
+    return bodies
 
 
 def _contacts(cells_HW: NDArray[np.uint16]) -> Texture:
@@ -86,7 +87,7 @@ def _relief(random: np.random.Generator, depth: Texture, mask: Texture, fill: Te
     """Light from one side on raised cells with raised patterns, as on pressed metal; often none."""
     if random.random() < 0.55:
         return np.zeros_like(depth)
-    height = np.clip(depth / random.uniform(2, 6), 0, 1) * random.uniform(1, 3)
+    height: Texture = np.clip(depth / random.uniform(2, 6), 0, 1) * random.uniform(1, 3)
     height += mask * random.uniform(0.0, 0.5) * fill
     height += (
         mask * random.uniform(0.0, 1.2) * _clouds(random, depth.shape, grain_px=radius_px * random.uniform(0.1, 0.5))
@@ -95,7 +96,8 @@ def _relief(random: np.random.Generator, depth: Texture, mask: Texture, fill: Te
     angle = random.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * cv2.Sobel(height, cv2.CV_32F, 1, 0) + np.sin(angle) * cv2.Sobel(height, cv2.CV_32F, 0, 1)
     strength = random.uniform(0.1, 0.55) / max(float(slope[mask > 0].std()) if mask.any() else 1.0, 1e-3)
-    return (np.clip(strength * slope, -1.2, 1.2)).astype(np.float32)
+    relief: Texture = np.clip(strength * slope, -1.2, 1.2).astype(np.float32)
+    return relief
 
 
 def _cast_shadow(random: np.random.Generator, mask: Texture, radius_px: float) -> Texture:
@@ -119,7 +121,8 @@ def _photographed(random: np.random.Generator, image: Texture) -> NDArray[np.uin
     low, high = np.percentile(image, [0.5, 99.5])
     span = random.uniform(0.35, 0.95)
     level = np.clip((image - low) / max(high - low, 1e-6), 0, 1) ** np.exp(random.uniform(-0.4, 0.4))
-    return (255 * np.clip(random.uniform(0, 1 - span) + span * level, 0, 1)).astype(np.uint8)
+    levels: NDArray[np.uint8] = (255 * np.clip(random.uniform(0, 1 - span) + span * level, 0, 1)).astype(np.uint8)
+    return levels
 
 
 def _flat(random: np.random.Generator, shape: Shape) -> Texture:
@@ -145,7 +148,8 @@ def _stripes(random: np.random.Generator, shape: Shape) -> Texture:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle, period_px = random.uniform(0, np.pi), random.uniform(5, 40)
     bent = random.uniform(0, 6) * _clouds(random, shape, grain_px=80.0)
-    return np.sqrt(2) * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle) + bent) / period_px)
+    waves: Texture = np.sqrt(2) * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle) + bent) / period_px)
+    return waves
 
 
 def _specks(random: np.random.Generator, shape: Shape) -> Texture:
@@ -184,7 +188,8 @@ def _patches(random: np.random.Generator, shape: Shape) -> Texture:
 def _rings(random: np.random.Generator, shape: Shape) -> Texture:
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     away = np.hypot(x - random.uniform(0, shape[1]), y - random.uniform(0, shape[0]))
-    return np.sqrt(2) * np.sin(2 * np.pi * away / random.uniform(8, 50)).astype(np.float32)
+    rings: Texture = np.sqrt(2) * np.sin(2 * np.pi * away / random.uniform(8, 50)).astype(np.float32)
+    return rings
 
 
 def _hatching(random: np.random.Generator, shape: Shape) -> Texture:
@@ -194,7 +199,7 @@ def _hatching(random: np.random.Generator, shape: Shape) -> Texture:
 def _photograph(name: str) -> Callable[[np.random.Generator, Shape], Texture]:
     def texture(random: np.random.Generator, shape: Shape) -> Texture:
         scale, angle = random.uniform(0.4, 2.0), random.uniform(0, 360)
-        turn = cv2.getRotationMatrix2D((256, 256), angle, scale)
+        turn: Texture = cv2.getRotationMatrix2D((256, 256), angle, scale)
         turn[:, 2] += random.uniform(-100, 100, size=2)
         return _standard(cv2.warpAffine(_pixels(name), turn, shape[::-1], borderMode=cv2.BORDER_REFLECT))
 
@@ -211,7 +216,8 @@ def _pixels(name: str) -> Texture:
 
 def _standard(values: Texture) -> Texture:
     deviation = max(float(values.std()), 1e-6)
-    return np.clip((values - values.mean()) / deviation, -3, 3).astype(np.float32)
+    standard: Texture = np.clip((values - values.mean()) / deviation, -3, 3).astype(np.float32)
+    return standard
 
 
 TRAINING_TEXTURES = (
