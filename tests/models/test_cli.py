@@ -26,7 +26,7 @@ def test_list_shows_the_models_of_all_three_places(run):
     ("arguments", "expected"),
     [
         (["--source", "user"], ["mine"]),
-        (["--source", "bundled"], ["lenet-digits"]),
+        (["--source", "bundled", "--task", "classification"], ["lenet-digits"]),
         (["resnet18"], ["resnet18"]),
         (["--source", "user", "--task", "detection"], []),
         (["--source", "user", "--task", "classification"], ["mine"]),
@@ -38,7 +38,7 @@ def test_list_filters_and_speaks_json(run, arguments, expected):
 
 
 def test_the_facts_of_a_model_are_machine_readable(run):
-    (fact,) = json.loads(run("list", "--json", "--source", "bundled").stdout)
+    (fact,) = json.loads(run("list", "--json", "lenet-digits", "--source", "bundled").stdout)
     assert fact["input_size_hw"] == [32, 32]
     assert fact["weights_present"] is True
     assert fact["quality"][0]["value"] >= 0.985
