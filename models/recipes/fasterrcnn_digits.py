@@ -1,4 +1,4 @@
-"""Trains ``fasterrcnn-digits``: a small Faster R-CNN on pages of handwritten digits, in 25 minutes on two cores."""
+"""Trains ``fasterrcnn-digits``: a small Faster R-CNN on pages of digits; took 44 minutes on two cores that were shared."""
 
 from __future__ import annotations
 
