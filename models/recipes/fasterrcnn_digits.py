@@ -1,4 +1,4 @@
-"""Trains ``fasterrcnn-digits``: a small Faster R-CNN on pages of digits; took 44 minutes on two cores that were shared."""
+"""Trains ``fasterrcnn-digits``: a small Faster R-CNN on pages of digits, in 44 minutes on two shared cores."""
 
 from __future__ import annotations
 
