@@ -39,7 +39,7 @@ CASES = (
         "style_transfer",
         "style-textures",
         {"steps": 4, "size_px": 64},
-        endless={"steps": 10_000, "size_px": 1024, "preview_every": 5},
+        endless={"steps": 10_000, "size_px": 512, "preview_every": 5},
     ),
 )
 """Every task that this version serves; a task that is added belongs here."""
