@@ -184,7 +184,7 @@ def _licence(meta: dict[str, Any]) -> str:
     stated = meta.get("license")
     if stated:
         return f"as stated at {stated}"
-    data = "ImageNet-1K" if "ImageNet-1K" in meta["_metrics"] else "COCO"
+    data = "ImageNet-1K" if "ImageNet-1K" in meta.get("_metrics", {"ImageNet-1K": {}}) else "COCO"
     return f"BSD-3-Clause as published by torchvision; trained on {data}, whose images have terms of their own"
 
 

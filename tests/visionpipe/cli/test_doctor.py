@@ -30,7 +30,7 @@ def test_it_prints_a_line_per_check_and_what_to_do(monkeypatch, tmp_path):
     for part in (
         "pip install 'visionpipe[worker]'",
         "celery 5.7",
-        "redis-server",
+        "-server",
         "is no folder",
         "Create it",
         "1 to mend",
