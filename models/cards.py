@@ -39,6 +39,11 @@ Task = Literal[
 ]
 """What can be asked of an image."""
 
+IMPLIED_TASKS: dict[Task, tuple[Task, ...]] = {
+    "classification": ("explanation", "adversarial", "feature_visualization"),
+}
+"""What a network that does one task can be asked besides, without its card saying so."""
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 """A sha256, or at least its first eight hexadecimal digits."""
 
@@ -199,6 +204,12 @@ class Card(Part):
     """Where the weights come from."""
     quality: list[Quality] = Field(default_factory=list)
     """What was measured."""
+
+    @property
+    def served_tasks(self) -> list[Task]:
+        """Every task that it can be asked: those of the card, and those which they imply."""
+        implied = [more for task in self.tasks for more in IMPLIED_TASKS.get(task, ())]
+        return list(dict.fromkeys([*self.tasks, *implied]))
 
     def fingerprint(self, *, weights_sha256: str | None, code_sha256: str | None = None) -> str:
         """Condense everything that affects answers into 12 hexadecimal digits.

@@ -44,7 +44,7 @@ def list_models(
     entries = [
         entry
         for entry in catalog.entries(source)
-        if (text is None or text.lower() in entry.name) and (task is None or task in entry.card.tasks)
+        if (text is None or text.lower() in entry.name) and (task is None or task in entry.card.served_tasks)
     ]
     if as_json:
         typer.echo(json.dumps([_facts(entry) for entry in entries], indent=2))
@@ -106,7 +106,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "digest": entry.digest,
         "source": entry.source,
-        "tasks": list(card.tasks),
+        "tasks": card.served_tasks,
         "description": card.description,
         "input_size_hw": card.preprocess.input_size_hw,
         "num_params": card.cost.num_params,
@@ -158,7 +158,7 @@ def _lines(entry: Entry) -> Iterator[tuple[str, str]]:
     path = weights.weights_path(entry)
     yield "model", entry.target
     yield "description", card.description
-    yield "tasks", ", ".join(card.tasks)
+    yield "tasks", ", ".join(card.served_tasks)
     yield "source", f"{entry.source}{'' if entry.folder is None else f', {entry.folder}'}"
     yield "network", f"{card.network} {card.arguments or ''}".strip()
     if path is None:

@@ -77,9 +77,9 @@ class Runtime(ABC):
 
 
 def make_runtimes(hosted: HostedModel) -> dict[str, Runtime]:
-    """Make a runtime for every task that the card names and this version can do; they live in ``workers.<task>``."""
+    """Make a runtime for every task of the card that this version can do; they live in ``workers.<task>``."""
     made: dict[str, Runtime] = {}
-    for task in hosted.card.tasks:
+    for task in hosted.card.served_tasks:
         if importlib.util.find_spec(f"workers.{task}") is not None:
             made[task] = importlib.import_module(f"workers.{task}").RUNTIME(hosted)
     return made

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
+from workers.device import is_fatal
 from workers.hosted import HostedModel
 from workers.runtime import Runtime
+
+logger = logging.getLogger("visionpipe.warmup")
 
 TARGET_STEP_S = 0.25
 """A micro-batch should take no longer than this, since interactive work waits for it."""
@@ -28,7 +32,12 @@ def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -
 
 
 def _fastest_s(runtimes: dict[str, Runtime]) -> float:
-    return sum(_time_s(runtime, WARM_IMAGES) for runtime in runtimes.values())
+    return sum(_time_s(runtime, WARM_IMAGES) for runtime in _timed(runtimes))
+
+
+def _timed(runtimes: dict[str, Runtime]) -> list[Runtime]:
+    """The runtimes whose micro-batches say how fast the model is; long work chooses its steps by itself."""
+    return [runtime for runtime in runtimes.values() if not runtime.is_long] or list(runtimes.values())
 
 
 def _time_s(runtime: Runtime, num_images: int) -> float:
@@ -45,22 +54,33 @@ def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | 
     """Run every runtime several times, so that the first job pays for nothing; gives the largest micro-batch.
 
     Unless told otherwise that is the largest, up to the card's, whose step takes no longer than ``TARGET_STEP_S``.
+    A task that the card does not name, but others imply, is left out where the network cannot do it.
     """
-    for runtime in runtimes.values():
-        runtime.warm_up(1)
+    for task, runtime in list(runtimes.items()):
+        _warm_or_leave_out(hosted, runtimes, task, runtime)
     if max_batch is not None:
         return max_batch
     card_max = hosted.card.serving.max_batch
     chosen = min(WARM_IMAGES, card_max)
     while chosen < card_max:
         larger = min(2 * chosen, card_max)
-        if max(_time_s(runtime, larger) for runtime in runtimes.values()) > TARGET_STEP_S:
+        if max(_time_s(runtime, larger) for runtime in _timed(runtimes)) > TARGET_STEP_S:
             break
         chosen = larger
     return chosen
 
 
+def _warm_or_leave_out(hosted: HostedModel, runtimes: dict[str, Runtime], task: str, runtime: Runtime) -> None:
+    try:
+        runtime.warm_up(1)
+    except Exception as error:
+        if task in hosted.card.tasks or is_fatal(error):
+            raise
+        logger.warning("%s does not serve %s: %s", hosted.card.name, task, error)
+        del runtimes[task]
+
+
 def expected_rate(runtimes: dict[str, Runtime], max_batch: int) -> float:
     """Guess images a second of the slowest task from one full micro-batch each."""
-    slowest_s = max(_time_s(runtime, max_batch) for runtime in runtimes.values())
+    slowest_s = max(_time_s(runtime, max_batch) for runtime in _timed(runtimes))
     return max_batch / slowest_s if slowest_s > 0 else 0.0

@@ -43,3 +43,30 @@ def test_a_batch_size_that_was_asked_for_is_kept(hosted: HostedModel) -> None:
 def test_the_expected_rate_is_that_of_the_slowest_task(hosted: HostedModel) -> None:
     runtimes: Any = {"fast": Timed(hosted, 0.001, 0), "slow": Timed(hosted, 0.05, 0)}
     assert 8 / 0.08 < warmup.expected_rate(runtimes, 8) <= 8 / 0.05
+
+
+def test_long_work_says_nothing_of_the_rate(hosted: HostedModel) -> None:
+    runtimes: Any = {"quick": Timed(hosted, 0.02, 0), "long": Timed(hosted, 0.5, 0)}
+    runtimes["long"].is_long = True
+    assert warmup.expected_rate(runtimes, 8) > 8 / 0.1
+
+
+class Unable(ClassificationRuntime):
+    """Cannot do its task with this network."""
+
+    def warm_up(self, num_images: int) -> None:
+        raise ArithmeticError("no gradient here")
+
+
+def test_a_task_that_is_only_implied_is_left_out_where_the_network_cannot_do_it(
+    hosted: HostedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtimes: Any = {"classification": Timed(hosted, 0, 0), "explanation": Unable(hosted)}
+    warmup.warm_up(hosted, runtimes, 4)
+    assert list(runtimes) == ["classification"]
+    assert "does not serve explanation: no gradient here" in caplog.text
+
+
+def test_a_task_that_the_card_names_must_work(hosted: HostedModel) -> None:
+    with pytest.raises(ArithmeticError):
+        warmup.warm_up(hosted, {"classification": Unable(hosted)}, 4)
