@@ -11,7 +11,6 @@ from torch import Tensor
 
 from models.loading import parity_images
 from models.preprocess import Preprocess
-from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.requests import ClassificationOptions
 from visionpipe.schemas.results import ClassificationResult, ClassScore
 from workers.hosted import HostedModel
@@ -65,14 +64,7 @@ class ClassificationRuntime(Runtime):
         return ClassificationResult(image_size_wh=work.size_wh, classes=named)
 
     def _probabilities(self, inputs: Tensor, network: torch.nn.Module | None = None) -> Tensor:
-        logits: Tensor = (network or self.hosted.fast)(inputs)
-        if self.hosted.hooks.postprocess is not None:
-            logits = self.hosted.hooks.postprocess(logits)
-        if logits.ndim != 2 or (self._labels and logits.shape[1] != len(self._labels)):
-            raise ModelLoadError(
-                f"Expected logits of shape (N, {len(self._labels) or 'K'}) from {self.hosted.card.name}, got "
-                f"{tuple(logits.shape)}. Mend the network, the card's labels or its postprocess hook."
-            )
+        logits: Tensor = self.hosted.classifier(network)(inputs)
         return logits.float().softmax(dim=1).cpu()
 
     def warm_up(self, num_images: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.catalog import Entry
+from models.classifier import Classifier
 from models.loading import hooks, load
 from visionpipe.schemas.jobs import ModelInfo
 from workers.device import Device, pick_device, pick_precision
@@ -45,6 +46,15 @@ class HostedModel:
         dtype = Device(self.device.torch_device, precision).dtype
         network: nn.Module = copy.deepcopy(self.master).to(dtype=dtype)
         return network.to(memory_format=torch.channels_last)
+
+    def classifier(self, network: nn.Module | None = None) -> Classifier:
+        """Wrap a copy of the network, or the fast one, so that it gives logits (N, K)."""
+        return Classifier(
+            self.fast if network is None else network,
+            postprocess=self.hooks.postprocess,
+            num_classes=len(self.card.labels) or None,
+            name=self.card.name,
+        )
 
     def to_input(self, batch: Tensor) -> Tensor:
         """Move a float32 batch (N, C, H, W) to the device, in the answering precision."""

@@ -7,6 +7,7 @@ import time
 
 from workers.device import is_fatal
 from workers.hosted import HostedModel
+from workers.outcome import ours
 from workers.runtime import Runtime
 
 logger = logging.getLogger("visionpipe.warmup")
@@ -74,8 +75,10 @@ def _warm_or_leave_out(hosted: HostedModel, runtimes: dict[str, Runtime], task: 
     try:
         runtime.warm_up(1)
     except Exception as error:
-        if task in hosted.card.tasks or is_fatal(error):
+        if is_fatal(error):
             raise
+        if task in hosted.card.tasks:
+            raise ours(error) from None
         logger.warning("%s does not serve %s: %s", hosted.card.name, task, error)
         del runtimes[task]
 

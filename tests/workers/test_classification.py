@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.catalog import Catalog
-from visionpipe.errors import ModelLoadError
+from models.errors import ModelLoadFailed
 from visionpipe.tasks import parse_item
 from workers.classification import ClassificationRuntime, agrees
 from workers.hosted import HostedModel
@@ -84,7 +84,7 @@ def test_a_postprocess_hook_stands_between_network_and_softmax(tmp_path: Path, s
 
 def test_a_label_list_of_the_wrong_length_is_refused_at_warm_up(tmp_path: Path, source: str) -> None:
     model = write(tmp_path, "short", NAMED.replace("LABELS", '"a", "b"'), source)
-    with pytest.raises(ModelLoadError, match=r"\(N, 2\).*\(1, 256\)"):
+    with pytest.raises(ModelLoadFailed, match=r"\(N, 2\).*\(1, 256\)"):
         ClassificationRuntime(model).warm_up(1)
 
 
@@ -92,7 +92,7 @@ def test_an_output_that_is_no_table_of_logits_is_refused_at_warm_up(tmp_path: Pa
     model = write(
         tmp_path, "flat", NAMED.replace("LABELS", ""), source.replace("return torch.where", "return x_NCHW #")
     )
-    with pytest.raises(ModelLoadError, match="logits"):
+    with pytest.raises(ModelLoadFailed, match="logits"):
         ClassificationRuntime(model).warm_up(1)
 
 
