@@ -207,7 +207,7 @@ class Client:
         self,
         image: ImageSource,
         *,
-        model: str,
+        model: str = "vgg-digits",
         baseline_image: ImageSource | None = None,
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
@@ -218,7 +218,12 @@ class Client:
         )
 
     def attack(
-        self, image: ImageSource, *, model: str, timeout: float | None = LONG_TIMEOUT_S, **options: object
+        self,
+        image: ImageSource,
+        *,
+        model: str = "vgg-digits",
+        timeout: float | None = LONG_TIMEOUT_S,
+        **options: object,
     ) -> AdversarialResult:
         """See ``AsyncClient.attack``."""
         return self._portal.run(self._async.attack(image, model=model, timeout=timeout, **options))
@@ -227,7 +232,7 @@ class Client:
         self,
         image: ImageSource | None = None,
         *,
-        model: str,
+        model: str = "vgg-digits",
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
     ) -> FeatureVisualizationResult:

@@ -108,7 +108,7 @@ class Shortcuts(ABC):
         self,
         image: ImageSource,
         *,
-        model: str,
+        model: str = "vgg-digits",
         baseline_image: ImageSource | None = None,
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
@@ -120,7 +120,12 @@ class Shortcuts(ABC):
         return await self._ask(ExplanationResult, image, model, timeout, options)
 
     async def attack(
-        self, image: ImageSource, *, model: str, timeout: float | None = LONG_TIMEOUT_S, **options: object
+        self,
+        image: ImageSource,
+        *,
+        model: str = "vgg-digits",
+        timeout: float | None = LONG_TIMEOUT_S,
+        **options: object,
     ) -> AdversarialResult:
         """Find how little it takes to fool the model; keywords are the fields of ``AdversarialOptions``."""
         return await self._ask(AdversarialResult, image, model, timeout, options)
@@ -129,7 +134,7 @@ class Shortcuts(ABC):
         self,
         image: ImageSource | None = None,
         *,
-        model: str,
+        model: str = "vgg-digits",
         timeout: float | None = LONG_TIMEOUT_S,
         **options: object,
     ) -> FeatureVisualizationResult:
