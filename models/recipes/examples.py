@@ -14,7 +14,7 @@ from PIL import Image
 from models.catalog import Catalog
 from models.recipes import cells, digits, pages, stn_canvases, style_patches, style_pictures
 
-NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_DIGITS = 6, 12, 24, 200
+NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_DIGITS, NUM_FOOLED = 6, 12, 24, 200, 40
 STYLISED = {"starry": ("chelsea", "coffee"), "flames": ("astronaut",)}
 """Drawn style → photographs of scikit-image to paint in it; the encoder knows these photographs."""
 SEED = 700_000
@@ -38,15 +38,18 @@ class Example:
     styles: Sequence[Path] = ()
     """Pictures whose style is wanted."""
     truth: Mapping[str, Any] = field(default_factory=dict)
-    """File name → what is true of it: a label, a list of labels, or a number of objects."""
+    """File name → what is true of it: a label, a list of labels, a number of objects, or the corners of a square."""
 
 
 def write(folder: Path) -> list[Example]:
     """Write the pictures of every task below ``folder``; leaves out models that are not here."""
     folder.mkdir(parents=True, exist_ok=True)
     here = {entry.name for entry in Catalog(None).entries("bundled")}
-    made = [*_segmentation(folder), *_detection(folder), *_spatial_transformer(folder), *_embedding(folder)]
-    return [example for example in [*made, *_style_transfer(folder)] if example.model in here]
+    tasks = (
+        _segmentation, _detection, _spatial_transformer, _embedding, _explanation, _adversarial,
+        _feature_visualization, _style_transfer,
+    )  # fmt: skip
+    return [example for task in tasks for example in task(folder) if example.model in here]
 
 
 def _segmentation(folder: Path) -> Iterable[Example]:
@@ -82,6 +85,35 @@ def _embedding(folder: Path) -> Iterable[Example]:
     truth = _save(folder / "digits", told)
     options = {"as_artifact": True, "normalize": True}
     yield Example("Features of digits", "embedding", "lenet-digits", folder / "digits", options, truth=truth)
+
+
+def _explanation(folder: Path) -> Iterable[Example]:
+    drawn = stn_canvases.examples(NUM_CANVASES)
+    truth = _save(folder / "reasons", zip(drawn.levels(), drawn.quads_xy().round(2).tolist(), strict=True))
+    for method in ("integrated_gradients", "kernel_shap"):
+        place = folder / f"reasons-{method.replace('_', '-')}"
+        _link(folder / "reasons", place)
+        title = f"Which pixels speak for the digit, {method.replace('_', ' ')}"
+        yield Example(title, "explanation", "vgg-digits", place, {"method": method}, truth=truth)
+
+
+def _adversarial(folder: Path) -> Iterable[Example]:
+    chosen = digits.test_split()[:NUM_FOOLED]
+    told = zip(digits.pixels()[chosen], map(str, digits.targets()[chosen].tolist()), strict=True)
+    truth = _save(folder / "fooled", told)
+    options = {"epsilons": [16 / 255, 32 / 255, 64 / 255]}
+    yield Example(
+        "How little it takes to misread a digit", "adversarial", "lenet-digits", folder / "fooled", options, truth=truth
+    )
+
+
+def _feature_visualization(folder: Path) -> Iterable[Example]:
+    place = folder / "features"
+    _link(folder / "reasons", place)
+    options = {"method": "deconvnet", "layers": ["features.relu3_2"], "max_channels": 6}
+    yield Example(
+        "What excites the third stage, projected back to pixels", "feature_visualization", "vgg-digits", place, options
+    )
 
 
 def _style_transfer(folder: Path) -> Iterable[Example]:

@@ -24,7 +24,7 @@ def score(task: str, out: Path, truth: Mapping[str, Any]) -> str:
     Args:
         task: What was asked.
         out: The run's output folder.
-        truth: File name → a label, a list of labels, or a number of objects.
+        truth: File name → a label, a list of labels, a number of objects, or the corners of a square.
     """
     answered = _read(out, truth)
     return _SCORES[task](answered) if answered else "no results"
@@ -79,6 +79,37 @@ def _painted(answered: Sequence[Answered]) -> str:
     return f"loss falls by {min(falls):.0%} to {max(falls):.0%}"
 
 
+def _evidence(answered: Sequence[Answered]) -> str:
+    import cv2
+    import numpy as np
+
+    inside = covered = 0.0
+    for entry in answered:
+        speaks_HW = np.load(entry.artifacts["attributions.0.attribution"]).clip(min=0)
+        square_HW = np.zeros(speaks_HW.shape, np.uint8)
+        cv2.fillConvexPoly(square_HW, np.round(entry.truth).astype(np.int32), 1)
+        inside += float(speaks_HW[square_HW > 0].sum() / max(float(speaks_HW.sum()), 1e-12))
+        covered += float(square_HW.mean())
+    share, area = inside / len(answered), covered / len(answered)
+    return f"{share:.0%} of the evidence lies in the digit's square, {area:.0%} of the picture"
+
+
+def _fooled(answered: Sequence[Answered]) -> str:
+    radii = [attack["epsilon"] for attack in answered[0].result["attacks"]]
+    right = sum(entry.result["before"]["label"] == entry.truth for entry in answered)
+    withstood = [
+        sum(not entry.result["attacks"][place]["success"] for entry in answered) for place in range(len(radii))
+    ]
+    told = ", ".join(f"{count} at {radius * 255:.0f}/255" for radius, count in zip(radii, withstood, strict=True))
+    return f"{right} of {len(answered)} read right; under attack {told}"
+
+
+def _units(answered: Sequence[Answered]) -> str:
+    units = [unit for entry in answered for unit in entry.result["units"]]
+    shown = sum(unit["pattern"] is not None for unit in units)
+    return f"{shown} patterns of {len({unit['channel'] for unit in units})} units"
+
+
 _SCORES: dict[str, Callable[[Sequence[Answered]], str]] = {
     "classification": _labels,
     "spatial_transformer": _labels,
@@ -86,4 +117,7 @@ _SCORES: dict[str, Callable[[Sequence[Answered]], str]] = {
     "segmentation": _objects,
     "embedding": _neighbours,
     "style_transfer": _painted,
+    "explanation": _evidence,
+    "adversarial": _fooled,
+    "feature_visualization": _units,
 }

@@ -43,7 +43,7 @@ class TaskExample(Protocol):
 
     @property
     def truth(self) -> Mapping[str, Any]:
-        """File name → what is true of it: a label, a list of labels, or a number of objects."""
+        """File name → what is true of it: a label, some labels, a number of objects, or the corners of a square."""
 
 
 def write_task_pictures(folder: Path) -> Sequence[TaskExample]:

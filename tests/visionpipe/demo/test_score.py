@@ -50,6 +50,23 @@ CASES = [
         "loss falls by 95% to 95%",
         id="painted",
     ),
+    pytest.param(
+        "adversarial",
+        [
+            {"before": {"label": "1"}, "attacks": [{"epsilon": 8 / 255, "success": False}]},
+            {"before": {"label": "2"}, "attacks": [{"epsilon": 8 / 255, "success": True}]},
+        ],
+        {"0.png": "1", "1.png": "2"},
+        "2 of 2 read right; under attack 1 at 8/255",
+        id="fooled",
+    ),
+    pytest.param(
+        "feature_visualization",
+        [{"units": [{"channel": 1, "pattern": {}}, {"channel": 2, "pattern": None}]}],
+        {},
+        "1 patterns of 2 units",
+        id="units",
+    ),
     pytest.param("classification", [None], {}, "no results", id="nothing"),
 ]
 
@@ -70,3 +87,14 @@ def test_features_are_judged_by_their_nearest_neighbours(tmp_path: Path) -> None
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     truth = {"0.png": "a", "1.png": "a", "2.png": "b", "3.png": "b", "4.png": "b"}
     assert score("embedding", tmp_path, truth) == "nearest neighbour has the same label for 4 of 5"
+
+
+def test_an_explanation_is_judged_by_where_its_evidence_lies(tmp_path: Path) -> None:
+    attribution_HW = np.zeros((10, 10), dtype=np.float32)
+    attribution_HW[1, 1], attribution_HW[8, 8], attribution_HW[5, 5] = 3, 1, -7
+    np.save(tmp_path / "0.npy", attribution_HW)
+    row = {"path": "0.png", "result": {"x": 1}, "artifacts": {"attributions.0.attribution": "0.npy"}}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    truth = {"0.png": [[0, 0], [4, 0], [4, 4], [0, 4]]}
+    told = score("explanation", tmp_path, truth)
+    assert told == "75% of the evidence lies in the digit's square, 25% of the picture"
