@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,11 @@ class Stack:
     root: Path
     sent: list[str] = field(default_factory=list)
 
+    @property
+    def naive_url(self) -> str:
+        """The same Redis, in the words of Celery, and in a database of its own."""
+        return f"{(self.settings.redis_url or '').replace('unix://', 'redis+socket://')}?virtual_host=1"
+
     def submit(self, refs: Sequence[ImageRef], payloads: dict[str, bytes], lane: Lane, job: str) -> str:
         """Submit one job."""
         request = build_request("classification", model=self.model, images=list(refs))
@@ -131,13 +136,19 @@ class Stack:
 
 
 @contextmanager
-def stack(model: str, *arguments: str) -> Iterator[Stack]:
-    """Start a private Redis and one worker; yields when it is ready."""
+def stack(model: str, *arguments: str, write: Callable[[Path], None] = write_resnet) -> Iterator[Stack]:
+    """Start a private Redis and one worker; yields when it is ready.
+
+    Args:
+        model: What the worker hosts.
+        arguments: More of its command line.
+        write: Writes the models that the card's folder shall hold.
+    """
     with tempfile.TemporaryDirectory(prefix="vpb") as name:
         folder = Path(name)
         for part in ("models", "media"):
             (folder / part).mkdir()
-        write_resnet(folder / "models")
+        write(folder / "models")
         server = RedisServer(find_server(), folder / "s.sock", folder, options=("--appendonly", "no"))
         server.start()
         if not server.wait_ready(20):
