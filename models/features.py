@@ -140,11 +140,11 @@ def pool(features: Tensor, pooling: Pooling, size_hw: tuple[int, int]) -> Tensor
         raise UnknownLayer(
             f"Expected at most four axes to pool, got shape {tuple(features.shape)}. Use the pooling 'flatten'."
         )
-    positions = (1,) if features.ndim == 3 else _positions(features.shape, size_hw)
+    positions = (1,) if features.ndim == 3 else position_axes(features.shape, size_hw)
     return features.mean(positions) if pooling == "avg" else features.amax(positions)
 
 
-def _positions(shape: torch.Size, size_hw: tuple[int, int]) -> tuple[int, int]:
+def position_axes(shape: torch.Size, size_hw: tuple[int, int]) -> tuple[int, int]:
     """Tell (N, C, H, W) from (N, H, W, C), as Swin has it, by the input's proportions; the former when in doubt."""
 
     def mismatch(axes: tuple[int, int]) -> float:
