@@ -12,6 +12,7 @@ from models.networks.lenet import LeNet5
 from models.networks.stn import SpatialTransformerNetwork
 from models.networks.style_encoder import StyleEncoder
 from models.networks.unet import UNet
+from models.networks.vgg_small import VggSmall
 
 
 def _fasterrcnn_small(**arguments: Any) -> nn.Module:
@@ -28,6 +29,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "stn": SpatialTransformerNetwork,
     "style_encoder": StyleEncoder,
     "unet": UNet,
+    "vgg_small": VggSmall,
 }
 """What a card may name without a colon."""
 

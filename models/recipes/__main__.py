@@ -8,7 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from models.catalog import BUNDLED_FOLDER
-from models.recipes import fasterrcnn_digits, lenet_digits, stn_digits, style_textures, unet_cells, yolo_digits
+from models.recipes import (
+    fasterrcnn_digits,
+    lenet_digits,
+    stn_digits,
+    style_textures,
+    unet_cells,
+    vgg_digits,
+    yolo_digits,
+)
 
 RECIPES = {
     "fasterrcnn-digits": fasterrcnn_digits.train,
@@ -16,6 +24,7 @@ RECIPES = {
     "stn-digits": stn_digits.train,
     "style-textures": style_textures.train,
     "unet-cells": unet_cells.train,
+    "vgg-digits": vgg_digits.train,
     "yolo-digits": yolo_digits.train,
 }
 """Name of the model → function that trains it and writes its folder."""

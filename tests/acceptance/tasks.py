@@ -22,7 +22,9 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     """For quick answers."""
     endless: Mapping[str, Any] | None = None
-    """For long work: options with which one image takes minutes; none for tasks that batch."""
+    """For long work: options with which one item takes minutes; none for tasks that batch."""
+    endless_has_image: bool = True
+    """Whether those options look at an image."""
 
     def __str__(self) -> str:
         return f"{self.task}-{self.model}"
@@ -40,6 +42,25 @@ CASES = (
         "style-textures",
         {"steps": 4, "size_px": 64},
         endless={"steps": 10_000, "size_px": 512, "preview_every": 5},
+    ),
+    Case(
+        "explanation",
+        "vgg-digits",
+        {"method": "integrated_gradients", "steps": 16},
+        endless={"method": "lime", "samples": 1_000_000},
+    ),
+    Case(
+        "adversarial",
+        "lenet-digits",
+        {"steps": 4},
+        endless={"steps": 10_000, "restarts": 100, "epsilons": [1 / 255]},
+    ),
+    Case(
+        "feature_visualization",
+        "vgg-digits",
+        {"method": "deconvnet", "layers": ["features.relu2_2"], "max_channels": 2},
+        endless={"method": "activation_maximization", "steps": 100_000},
+        endless_has_image=False,
     ),
 )
 """Every task that this version serves; a task that is added belongs here."""

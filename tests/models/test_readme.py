@@ -51,6 +51,7 @@ FIGURES = {
         percent(quality["accuracy"]),
         percent(quality["accuracy without the transformer"]),
     ],
+    "vgg-digits": lambda quality: [percent(quality["accuracy"])],
     "style-textures": lambda quality: [f"by {min(quality.values()):.0%} to {max(quality.values()):.0%}"],
 }
 
