@@ -59,8 +59,9 @@ class Preprocess:
         return torch.from_numpy(levels_HWC).permute(2, 0, 1).contiguous()
 
     def normalise(self, levels: Tensor) -> Tensor:
-        """Scale to [0, 1] and normalise; uint8 of shape (..., C, H, W) gives float32 of the same shape."""
-        return levels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        """Scale to [0, 1] and normalise; uint8 of shape (..., C, H, W) gives float32 of the same shape and device."""
+        mean, std = self._mean.to(levels.device), self._std.to(levels.device)
+        return levels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _fit(self, image: Image.Image) -> Image.Image:
         resized_wh = geometry.resized_size_wh(image.size, self.preprocessing)

@@ -142,15 +142,26 @@ def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | N
     if before.st_size > max_bytes:
         raise ImageTooLargeError(f"{shown} has {before.st_size} bytes; the limit is {max_bytes}", limit=max_bytes)
     try:
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            # One byte more than expected shows a file that grows under our hands.
-            data = file.read(before.st_size + 1)
+        # One byte more than expected shows a file that grows under our hands.
+        data = _read_up_to(fd, before.st_size + 1)
     except OSError as error:
         raise ImageNotFoundError(f"{shown} cannot be read: {_reason(error)}") from error
     after = os.fstat(fd)
     if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != found:
         raise ImageChangedError(f"{shown} was written to while it was read")
     return data
+
+
+def _read_up_to(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    if not data or len(data) >= size - 1:
+        return data
+    # A read may give less than there is, for example over a network.
+    parts, left = [data], size - len(data)
+    while left and (data := os.read(fd, left)):
+        parts.append(data)
+        left -= len(data)
+    return b"".join(parts)
 
 
 def _is_text(path: str) -> bool:

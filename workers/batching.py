@@ -83,26 +83,35 @@ class Batcher:
         """Start the device thread."""
         self._thread.start()
 
-    def put(self, work: Work) -> None:
+    def put(self, *works: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
-        lane = work.job.lane
-        work.ready_at = time.monotonic()
+        now = time.monotonic()
         with self._lock:
-            if work.is_long:
-                # Interactive ones never wait here: quick images would queue behind them in the decode threads.
-                while lane is Lane.BULK and self._long_values > MAX_READY_VALUES and not self._closing:
-                    self._room.wait()
-                self._put_long(work)
-            else:
-                while self._ready_values[lane] > MAX_READY_VALUES and not self._closing:
-                    self._room.wait()
-                self._ready[lane].append(work)
-                self._ready_values[lane] += work.num_pixels
+            for work in works:
+                work.ready_at = now
+                self._put(work, work.job.lane)
             self._wake.notify()
+
+    def _put(self, work: Work, lane: Lane) -> None:
+        if work.is_long:
+            # Interactive ones never wait here: quick images would queue behind them in the decode threads.
+            while lane is Lane.BULK and self._long_values > MAX_READY_VALUES and not self._closing:
+                self._wait_for_room()
+            self._put_long(work)
+        else:
+            while self._ready_values[lane] > MAX_READY_VALUES and not self._closing:
+                self._wait_for_room()
+            self._ready[lane].append(work)
+            self._ready_values[lane] += work.num_pixels
+
+    def _wait_for_room(self) -> None:
+        # What was put just now must be seen, or there will never be room.
+        self._wake.notify()
+        self._room.wait()
 
     def expect(self, lane: Lane, num_items: int) -> None:
         """Count work that is being read and prepared; less is a negative number."""
-        if lane is Lane.INTERACTIVE:
+        if lane is Lane.INTERACTIVE and num_items:
             with self._lock:
                 self._coming += num_items
                 self._wake.notify()

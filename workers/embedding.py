@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.errors import ModelError, UnknownLayer
-from models.features import Features, check_layer, default_layer
+from models.features import INPUT, Features, check_layer, default_layer
 from models.loading import parity_images
 from models.parity import synthetic
 from models.preprocess import Preprocess
@@ -68,8 +68,9 @@ class EmbeddingRuntime(Runtime):
         """Give features, float32 (N, D), on the CPU."""
         inputs_NCHW = torch.stack([work.prepared for work in batch])
         options = _options(batch[0])
-        features = Features(self.hosted.fast, options.layer or self.layer, options.pooling)
-        return features(self.hosted.to_input(inputs_NCHW)).cpu()
+        layer = options.layer or self.layer
+        network = self.hosted.unfolded if layer.removesuffix(INPUT) in self.hosted.folded else self.hosted.fast
+        return Features(network, layer, options.pooling)(self.hosted.to_input(inputs_NCHW)).cpu()
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Answer]:
         """Give each image its vector; writing it beside the result is left for later."""

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -224,19 +225,21 @@ class Engine:
         work.job.lost = work.job.lost or not work.job.dropped
         self.committer.put([work], [None])
 
-    def _read_into_batch(self, work: Work) -> None:
-        self._way.step_aside(work.job.lane)
-        expected = work.is_quick
-        if work.job.dropped:
-            self.committer.put([work], [None])
-        elif self._prepare(work):
-            if work.is_long and work.is_quick:
-                # Only its pixels told that it takes long.
-                work.is_quick = False
-                self._way.leave(work.job.lane)
-            self.batcher.put(work)
-        if expected:
-            self.batcher.expect(work.job.lane, -1)
+    def _read_into_batch(self, works: Sequence[Work]) -> None:
+        lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
+        ready: list[Work] = []
+        for work in works:
+            self._way.step_aside(lane)
+            if work.job.dropped:
+                self.committer.put([work], [None])
+            elif self._prepare(work):
+                if work.is_long and work.is_quick:
+                    # Only its pixels told that it takes long.
+                    work.is_quick = False
+                    self._way.leave(lane)
+                ready.append(work)
+        self.batcher.put(*ready)
+        self.batcher.expect(lane, -expected)
 
     def _read_suspect(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
@@ -263,8 +266,12 @@ class Engine:
         if ended:
             self.committer.put([work for work, _ in ended], [outcome for _, outcome in ended])
 
-    def _finish(self, work: Work) -> None:
-        """Do what is left of an image's work once it no longer needs the device."""
+    def _finish(self, works: Sequence[Work]) -> None:
+        """Do what is left of images' work once it no longer needs the device."""
+        for work in works:
+            self._finish_one(work)
+
+    def _finish_one(self, work: Work) -> None:
         rest, work.rest = work.rest, None
         assert rest is not None
         started = time.monotonic()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.catalog import Entry
 from models.classifier import Classifier
+from models.folding import fold_batch_norms
 from models.loading import hooks, load
 from visionpipe.schemas.jobs import ModelInfo
 from workers.device import Device, pick_device, pick_precision
@@ -23,7 +24,8 @@ class HostedModel:
         entry: Where the card was found.
         master: The network in fp32, eval mode, on the device; for hooks and gradients.
         device: Where it computes, and in which precision it answers.
-        fast: The network in the answering precision.
+        fast: The network in the answering precision, batch norms folded.
+        folded: Modules inside ``fast`` whose outputs are not those of the same modules in ``master``.
     """
 
     def __init__(self, entry: Entry, *, device: str = "auto") -> None:
@@ -34,18 +36,30 @@ class HostedModel:
         self.master: nn.Module = load(entry).to(torch_device)
         self.device = Device(torch_device, "fp32")
         self.fast: nn.Module = self.master
+        self.folded: frozenset[str] = frozenset()
 
     def set_precision(self, precision: str) -> None:
         """Make the fast copy: channels_last, and in the precision given."""
         self.device = Device(self.device.torch_device, precision)
-        self.fast = self.in_precision(precision)
-        self.__dict__.pop("info", None)
+        self.fast, self.folded = self._answering(precision)
+        for derived in ("info", "unfolded"):
+            self.__dict__.pop(derived, None)
 
     def in_precision(self, precision: str) -> nn.Module:
-        """Copy the network into another precision."""
-        dtype = Device(self.device.torch_device, precision).dtype
-        network: nn.Module = copy.deepcopy(self.master).to(dtype=dtype)
+        """Copy the network into another precision, as it would answer."""
+        return self._answering(precision)[0]
+
+    @cached_property
+    def unfolded(self) -> nn.Module:
+        """The network in the answering precision as it was trained, for those who read ``folded`` modules."""
+        network: nn.Module = copy.deepcopy(self.master).to(dtype=self.device.dtype)
         return network.to(memory_format=torch.channels_last)
+
+    def _answering(self, precision: str) -> tuple[nn.Module, frozenset[str]]:
+        network: nn.Module = copy.deepcopy(self.master)
+        folded = fold_batch_norms(network)
+        network = network.to(dtype=Device(self.device.torch_device, precision).dtype)
+        return network.to(memory_format=torch.channels_last), folded
 
     def classifier(self, network: nn.Module | None = None) -> Classifier:
         """Wrap a copy of the network, or the fast one, so that it gives logits (N, K)."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
+from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage, MediaImage
 from visionpipe.schemas.jobs import Lane
 from workers.threads import use_cores, vital
 from workers.work import Work
+
+SLICE, SLICE_BYTES = 16, 2**16
+"""Most images, and encoded bytes, that a thread takes at once: waking a thread costs more than reading a tiny image."""
 
 
 class LaneThreads:
@@ -18,22 +23,24 @@ class LaneThreads:
 
     Args:
         name: What the threads do.
-        do: What is done with each image; its exceptions end the worker.
+        do: What is done with each slice of images; its exceptions end the worker.
         threads: How many there are for each lane.
     """
 
-    def __init__(self, name: str, do: Callable[[Work], None], threads: int) -> None:
+    def __init__(self, name: str, do: Callable[[Sequence[Work]], None], threads: int) -> None:
         self._do = do
         self._threads = threads
-        self._queues: dict[Lane, queue.SimpleQueue[Work | None]] = {lane: queue.SimpleQueue() for lane in Lane}
+        self._queues: dict[Lane, queue.SimpleQueue[Sequence[Work] | None]] = {
+            lane: queue.SimpleQueue() for lane in Lane
+        }
         for lane in Lane:
             for number in range(threads):
                 vital(f"{name}-{lane}-{number}", partial(self._run, self._queues[lane])).start()
 
     def put(self, lane: Lane, works: Iterable[Work]) -> None:
         """Hand over images, in the order in which they should be done."""
-        for work in works:
-            self._queues[lane].put(work)
+        for some in _slices(works):
+            self._queues[lane].put(some)
 
     def close(self) -> None:
         """Let the threads end after what they were given."""
@@ -41,9 +48,30 @@ class LaneThreads:
             for _ in range(self._threads):
                 waiting.put(None)
 
-    def _run(self, waiting: queue.SimpleQueue[Work | None]) -> None:
+    def _run(self, waiting: queue.SimpleQueue[Sequence[Work] | None]) -> None:
         use_cores(1)
-        while (work := waiting.get()) is not None:
-            self._do(work)
+        while (some := waiting.get()) is not None:
+            self._do(some)
             # The last image of a quiet hour would otherwise stay in memory.
-            del work
+            del some
+
+
+def _size_bytes(ref: ImageRef | None) -> int:
+    if isinstance(ref, BlobImage | MediaImage):
+        return ref.size_bytes
+    return len(ref.data) if isinstance(ref, InlineImage) else SLICE_BYTES
+
+
+def _slices(works: Iterable[Work]) -> Iterator[Sequence[Work]]:
+    """Cut work into slices that a thread takes at once; images of unknown size travel alone."""
+    some: list[Work] = []
+    num_bytes = 0
+    for work in works:
+        size = _size_bytes(work.ref)
+        if some and (len(some) == SLICE or num_bytes + size > SLICE_BYTES):
+            yield some
+            some, num_bytes = [], 0
+        some.append(work)
+        num_bytes += size
+    if some:
+        yield some

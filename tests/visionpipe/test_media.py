@@ -107,13 +107,13 @@ def test_another_size_or_time_is_a_changed_image(root):
 
 def test_a_file_that_is_written_to_while_it_is_read_is_refused(root, monkeypatch):
     path = root / "a/b/x.jpg"
-    real = os.fdopen
+    real = os.read
 
-    def slow(fd: int, *args: object, **kwargs: object) -> object:
+    def slow(fd: int, size: int) -> bytes:
         path.write_bytes(b"PIXELS and more")
-        return real(fd, *args, **kwargs)
+        return real(fd, size)
 
-    monkeypatch.setattr(media.os, "fdopen", slow)
+    monkeypatch.setattr(media.os, "read", slow)
     with pytest.raises(ImageChangedError, match="while it was read"):
         read_file(path, max_bytes=MAX)
 

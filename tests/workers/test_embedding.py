@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,6 +232,37 @@ def test_a_network_that_cannot_do_it_is_refused_at_warm_up(
 ) -> None:
     with pytest.raises(ModelLoadError, match=says):
         host(more).warm_up(1)
+
+
+NORMED = """
+import torch
+
+class Grey(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x_NCHW):
+        return self.norm(self.conv(x_NCHW))
+"""
+
+
+@pytest.mark.parametrize("layer", ["conv", "norm:input", "norm", "conv:input"])
+def test_a_layer_that_was_folded_for_speed_still_gives_its_own_output(
+    host: Callable[..., EmbeddingRuntime], monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "MAPS", NORMED)
+    runtime = host('[embedding]\nlayer = "norm"\n')
+    assert runtime.hosted.folded == {"conv", "norm"}
+    (result,) = answers(runtime, [make_work(4, layer=layer)])
+    x_NCHW = Preprocess(runtime.hosted.card.preprocess)(picture(4))[None]
+    network: Any = runtime.hosted.master
+    maps = {"conv": network.conv(x_NCHW), "norm": network(x_NCHW), "conv:input": x_NCHW}
+    maps["norm:input"] = maps["conv"]
+    assert result.vector == pytest.approx(maps[layer].mean((2, 3))[0].tolist(), abs=1e-5)
 
 
 def test_warm_up_and_parity_of_a_model_with_itself(runtime: EmbeddingRuntime) -> None:
