@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeAlias
 
 from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage, MediaImage
 from visionpipe.schemas.jobs import Lane
