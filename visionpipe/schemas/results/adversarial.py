@@ -29,7 +29,7 @@ class ChangeNorms(Schema):
     linf: float = Field(ge=0, le=1)
     """Largest change of any value."""
     l2: float = Field(ge=0)
-    """Root of the summed squares."""
+    """Root of the summed squares, over the channels that the network sees."""
     changed: Score
     """Share of the pixels that differ at all."""
 
@@ -53,8 +53,8 @@ class Attack(Schema):
     """PNG of the change, amplified around mid-grey."""
     norms: ChangeNorms
     """How large the change is, measured on the stored file."""
-    steps: int = Field(ge=1)
-    """Gradient steps made."""
+    steps: int = Field(ge=0)
+    """Gradient steps made; none where the network is wrong already and nothing need be changed."""
 
 
 class AdversarialResult(ListResult[Attack]):
