@@ -230,8 +230,9 @@ class Search:
         """Give the direction (N, C, H, W) in which to go, up to a positive factor per picture, and the logits."""
         leaf_NCHW = levels_NCHW.detach().clone().requires_grad_()
         logits_NK = self.network(leaf_NCHW)
-        ascent_NK = self.goal.ascent(logits_NK).to(logits_NK.dtype)
-        (gradient_NCHW,) = torch.autograd.grad(logits_NK, leaf_NCHW, grad_outputs=ascent_NK)
+        # A sum rather than `grad_outputs`, for which torch imports sympy: more than a second at a worker's start.
+        gained = (logits_NK * self.goal.ascent(logits_NK)).sum()
+        (gradient_NCHW,) = torch.autograd.grad(gained, leaf_NCHW)
         return gradient_NCHW * self._free_HW, logits_NK.detach()
 
     @torch.no_grad()
