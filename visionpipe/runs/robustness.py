@@ -77,8 +77,8 @@ class Robustness:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.levels: dict[float, Level] = {}
-        self._name = f"{options.get('method', 'attack')}, {options.get('norm', 'linf')}"
-        self._norm = options.get("norm", "linf")
+        self._norm = options["norm"]
+        self._name = f"{options['method'].upper()}, {'L-infinity' if self._norm == 'linf' else 'L2'}"
 
     def add(self, result: dict[str, Any], truth: Truth | None) -> None:
         """Take one image's attacks into account."""
@@ -167,13 +167,14 @@ class Robustness:
         if len(shown) <= 12:
             for x, y in shown:
                 axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
-        axes.set_ylim(0, 1.08)
+        axes.margins(x=0.09)
         axes.set_xlim(left=0)
-        axes.margins(x=0.08)
+        axes.set_ylim(-0.02, 1.08)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("epsilon, in grey levels of 255" if scale == LEVELS else "epsilon, L2 of values in [0, 1]")
         axes.set_ylabel("accuracy" if self.supervised else "answers changed")
-        axes.set_title(f"{self._name}: {self.levels[0.0].images:,} images", fontsize=11)
+        num_images = self.levels[0.0].images
+        axes.set_title(f"{self._name}: {num_images:,} image{'' if num_images == 1 else 's'}", fontsize=11)
         axes.grid(alpha=0.3)
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
