@@ -13,7 +13,7 @@ from torch import Tensor
 SHOWN_PX = 128
 """Smaller pictures are enlarged by whole factors as long as they stay within this, so that they can be seen."""
 CLIPPED = 0.001
-"""Share of the values other than zero that may lie beyond black and white: a few extremes should not turn the rest to grey."""
+"""Share of the values but zero that may lie beyond black and white, lest a few extremes turn the rest to grey."""
 
 Pixels = NDArray[np.uint8]
 """RGB of shape (H, W, 3)."""
