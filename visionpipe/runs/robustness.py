@@ -14,6 +14,7 @@ from visionpipe.runs.files import write_whole
 from visionpipe.runs.labels import Truth
 from visionpipe.runs.lock import writable
 from visionpipe.runs.report import Summary, SummaryFile
+from visionpipe.schemas.results.adversarial import LEVELS, epsilon_text
 
 TABLE, PLOT = "robustness.csv", "robustness.png"
 FILES = (TABLE, PLOT)
@@ -32,8 +33,6 @@ COLUMNS = (
     "mean_l2",
 )
 """Of the table."""
-LEVELS = 255
-"""Epsilons of L-infinity are shown in steps of 8-bit pixels."""
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Robustness:
     def _rows(self) -> list[dict[str, str]]:
         rows = []
         for epsilon, level in self.curve:
-            row = {"epsilon": self._named(epsilon), "images": f"{level.images:,}"}
+            row = {"epsilon": epsilon_text(epsilon, self._norm), "images": f"{level.images:,}"}
             if self.supervised:
                 row |= {"accuracy": "" if level.accuracy is None else f"{level.accuracy:.2%}"}
                 row |= {"right": f"{level.right:,} of {level.labelled:,}"}
@@ -182,12 +181,6 @@ class Robustness:
 
     def _height(self, level: Level) -> float | None:
         return level.accuracy if self.supervised else level.changed_share
-
-    def _named(self, epsilon: float) -> str:
-        levels = LEVELS * epsilon
-        if self._norm == "linf" and epsilon and abs(levels - round(levels)) < 1e-6:
-            return f"{round(levels)}/{LEVELS}"
-        return f"{epsilon:.4g}"
 
 
 def _short(value: float | None) -> str:
