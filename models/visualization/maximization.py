@@ -36,7 +36,7 @@ class Regularizers:
 
     l2: float = 0.05
     """Decay of the pixels towards the mean colour, per unit of distance."""
-    tv: float = 0.1
+    tv: float = 0.15
     """Weight of the total variation's gradient."""
     jitter_px: int = 2
     """Largest shift by chance before each step."""

@@ -26,7 +26,7 @@ class Regularization(Schema):
 
     l2: float = Field(default=0.05, ge=0)
     """Decay of the pixels towards the mean in each step."""
-    tv: float = Field(default=0.1, ge=0)
+    tv: float = Field(default=0.15, ge=0)
     """Weight of the total variation."""
     jitter_px: int | None = Field(default=None, ge=0, le=256)
     """Largest random shift before each step, in pixels; unset means a 28th of the image's side."""
