@@ -6,16 +6,25 @@ from models.attribution.answers import Explained
 from models.attribution.attributor import Attributor
 from models.attribution.backprop import Deconvolution, GuidedBackprop, InputXGradient, Saliency
 from models.attribution.cam import GradCam
+from models.attribution.kernel_shap import KernelShap
+from models.attribution.lime import Lime
+from models.attribution.occlusion import Occlusion
 from models.attribution.path import IntegratedGradients
 from models.attribution.question import Question, Settings
+from models.attribution.sampled import GradientShap, SmoothGrad
 
 METHODS: dict[str, type[Attributor]] = {
     "saliency": Saliency,
     "input_x_gradient": InputXGradient,
+    "smoothgrad": SmoothGrad,
     "integrated_gradients": IntegratedGradients,
     "guided_backprop": GuidedBackprop,
     "deconvolution": Deconvolution,
     "grad_cam": GradCam,
+    "occlusion": Occlusion,
+    "lime": Lime,
+    "kernel_shap": KernelShap,
+    "gradient_shap": GradientShap,
 }
 """Every method, by its paper's name."""
 
