@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from models.attribution.answers import Explained
 from models.attribution.pace import Pace
 from models.attribution.question import Question, Settings
+from models.errors import UnsupportedOption
 
 Steps = Generator[tuple[int, int], None, None]
 """Device steps; each tells how much is done, and of how much."""
@@ -44,6 +46,14 @@ class Attributor(ABC):
             UnknownLayer: It has no layer of that name that would do.
         """
 
+    differentiates: ClassVar[bool] = True
+    """Whether it takes gradients."""
+
+    @property
+    @abstractmethod
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+
     @property
     @abstractmethod
     def has_estimate(self) -> bool:
@@ -55,10 +65,19 @@ class Attributor(ABC):
 
 
 def gradient(classifier: nn.Module, x_NCHW: Tensor, target: int) -> Tensor:
-    """Differentiate a class' logits by their inputs: gives (N, C, H, W)."""
+    """Differentiate a class' logits by their inputs: gives (N, C, H, W).
+
+    Raises:
+        UnsupportedOption: The network breaks the chain of gradients.
+    """
     with torch.enable_grad():
         x_NCHW = x_NCHW.detach().requires_grad_()
         logits_N = classifier(x_NCHW)[:, target]
+        if not logits_N.requires_grad:
+            raise UnsupportedOption(
+                "Expected a network that can be differentiated, this one or its postprocess hook cannot. Use "
+                "occlusion, lime or kernel_shap."
+            )
         (gradient_NCHW,) = torch.autograd.grad(logits_N.sum(), x_NCHW)
     return gradient_NCHW.detach()
 

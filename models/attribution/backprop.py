@@ -33,6 +33,11 @@ class _OneGradient(Attributor):
         raise NotImplementedError
 
     @property
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+        return 1
+
+    @property
     def has_estimate(self) -> bool:
         """Whether the step was made."""
         return self.attribution_HW is not None

@@ -55,6 +55,11 @@ class GradCam(Attributor):
         yield 2, 2
 
     @property
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+        return 2
+
+    @property
     def has_estimate(self) -> bool:
         """Whether the map was made."""
         return self.attribution_HW is not None

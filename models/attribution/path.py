@@ -79,6 +79,11 @@ class IntegratedGradients(Attributor):
             yield self.evaluations, before + points
 
     @property
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+        return 2 + (self.settings.steps or FIRST_STEPS)
+
+    @property
     def has_estimate(self) -> bool:
         """Whether a point of the path was computed."""
         return (self._level is not None and self._level.done > 0) or self._complete is not None

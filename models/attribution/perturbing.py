@@ -36,6 +36,7 @@ class Recorded:
 class Perturbing(Attributor):
     """Evaluates perturbed inputs in a fixed order; a subclass makes them, and makes sense of the logits."""
 
+    differentiates = False
     total = 0
     """How many perturbed inputs there are."""
 
@@ -43,6 +44,11 @@ class Perturbing(Attributor):
         super().__init__(question, settings)
         targets = question.targets if question.target in question.targets else (question.target,)
         self.recorded: Recorded = question.memo.setdefault(repr(settings), Recorded(targets))
+
+    @property
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+        return self.total - self.recorded.done
 
     @abstractmethod
     def inputs(self, start: int, number: int) -> Tensor:

@@ -84,6 +84,11 @@ class _Sampled(Attributor):
         return x_1CHW + noise.to(x_1CHW.device) * self.deviation_C11, random
 
     @property
+    def expected(self) -> int:
+        """About how many images will go through the network."""
+        return self.samples
+
+    @property
     def has_estimate(self) -> bool:
         """Whether a sample was computed."""
         return self.moments.number > 0
@@ -155,7 +160,8 @@ class GradientShap(_Sampled):
             def compute(number: int, start: int = done) -> Tensor:
                 with torch.no_grad():
                     logits_NK = self.question.classifier(ends_NCHW[start : start + number])
-                return logits_NK[:, self.question.target].double().cpu()
+                logits_N: Tensor = logits_NK[:, self.question.target].double().cpu()
+                return logits_N
 
             found, number = self.pace.run(compute, len(ends_NCHW) - done)
             outputs.append(found)
