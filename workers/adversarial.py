@@ -63,6 +63,11 @@ class _Run:
         return "time_budget" if budget_s is not None and self.spent_s >= budget_s else None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to search."""
+        return self.done == self.search.plan.num_micro_batches(self.search.max_batch)
+
+    @property
     def found(self) -> list[int]:
         """The epsilons for which there is a picture so far."""
         return [which for which, candidate in enumerate(self.search.best) if candidate is not None]
@@ -118,12 +123,12 @@ class AdversarialRuntime(Runtime):
         if goal.target is None and int(before_K.argmax()) != goal.true_class:
             return self._unchanged(work, goal, before_K)
         run = _Run(work, self._search(work, goal), before_K)
-        micro_batches, reason = run.search.run(), None
-        while reason is None and self._advance(run, micro_batches):
-            # There may be nothing to hand over yet, and once it should stop there will be no second call.
-            if not (work.stopping and not run.found):
+        micro_batches = run.search.run()
+        while run.reason is None and self._advance(run, micro_batches):
+            # Once it should stop there will be no second call, though there may be nothing to hand over yet.
+            if not work.stopping and run.reason is None:
                 yield self._progress(run)
-                reason = run.reason
+        reason = None if run.is_whole else run.reason
         for which in run.found:
             run.measured[which] = self._measure(run, which)
             if not work.stopping:

@@ -63,13 +63,17 @@ class Ball(ABC):
         """Bring changes back into their balls."""
 
     @abstractmethod
-    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
-        """Give the pictures of whole levels in [0, 255] nearest to the changed ones whose size is within the limit.
+    def extents(self, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
+        """Give the size up to which a change may be rounded: float64 (N,), no more than its limit."""
+
+    @abstractmethod
+    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, extent_N: Tensor) -> Tensor:
+        """Turn changed pictures into pictures of whole levels in [0, 255].
 
         Args:
             origin_CHW: Whole levels, float32.
-            change_NCHW: Within the ball, and within [0, 255] once added.
-            limit_N: float64, see ``limit``.
+            change_NCHW: Within [0, 255] once added.
+            extent_N: float64, the largest ``size`` that the rounded change may have.
 
         Returns:
             Whole levels, float32.
@@ -101,9 +105,12 @@ class LinfBall(Ball):
         radius_N111 = _per_image(radius_N)
         return change_NCHW.clamp(-radius_N111, radius_N111)
 
-    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
-        limit_N111 = _per_image(limit_N).to(change_NCHW.dtype)
-        return (origin_CHW + change_NCHW.round().clamp(-limit_N111, limit_N111)).clamp(0, LEVELS)
+    def extents(self, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
+        return limit_N
+
+    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, extent_N: Tensor) -> Tensor:
+        extent_N111 = _per_image(extent_N).to(change_NCHW.dtype)
+        return (origin_CHW + change_NCHW.round().clamp(-extent_N111, extent_N111)).clamp(0, LEVELS)
 
 
 class L2Ball(Ball):
@@ -137,15 +144,17 @@ class L2Ball(Ball):
         shrink_N = (radius_N / _lengths(change_NCHW).clamp_min(1e-12)).clamp(max=1)
         return change_NCHW * _per_image(shrink_N)
 
-    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
+    def extents(self, change_NCHW: Tensor, limit_N: Tensor) -> Tensor:
+        return torch.minimum(_squares(change_NCHW) * (1 + SLACK), limit_N)
+
+    def rounded(self, origin_CHW: Tensor, change_NCHW: Tensor, extent_N: Tensor) -> Tensor:
         # Rounding each value by itself would erase a small change that is spread over a large picture. So the change
-        # is rounded at the largest scale at which it is not longer than before.
-        wanted_N = torch.minimum(_squares(change_NCHW) * (1 + SLACK), limit_N)
+        # is rounded at the largest scale at which it is no longer than it may be.
         largest_N = change_NCHW.abs().amax(dim=(1, 2, 3)).double().clamp_min(1e-12)
-        low_N, high_N = torch.zeros_like(wanted_N), (wanted_N.sqrt() + 1) / largest_N
+        low_N, high_N = torch.zeros_like(extent_N), (extent_N.sqrt() + 1) / largest_N
         for _ in range(BISECTIONS):
             middle_N = (low_N + high_N) / 2
-            fits_N = _squares(_scaled(origin_CHW, change_NCHW, middle_N) - origin_CHW) <= wanted_N
+            fits_N = _squares(_scaled(origin_CHW, change_NCHW, middle_N) - origin_CHW) <= extent_N
             low_N, high_N = torch.where(fits_N, middle_N, low_N), torch.where(fits_N, high_N, middle_N)
         return _scaled(origin_CHW, change_NCHW, low_N)
 

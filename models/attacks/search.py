@@ -188,25 +188,23 @@ class Search:
         self.num_steps = [1] * len(self.num_steps)
         yield
         for batch in self.plan.batches(self.max_batch):
-            change_NCHW = self._allowed(steepest_NCHW * self._radii(batch).view(-1, 1, 1, 1))
-            self._judge(batch, self._rounded(batch, change_NCHW), None)
+            _, levels_NCHW = self._settled(batch, steepest_NCHW * self._radii(batch).view(-1, 1, 1, 1))
+            self._judge(batch, levels_NCHW, None)
             yield
 
     def _pgd(self) -> Generator[None, None, None]:
         for batch in self.plan.batches(self.max_batch):
-            change_NCHW = self._beginning(batch)
+            change_NCHW, levels_NCHW = self._settled(batch, self._beginning(batch))
             stride_N111 = self._per_track(batch, self.plan.stride).view(-1, 1, 1, 1)
             for _ in range(self.plan.steps):
-                levels_NCHW = self._rounded(batch, change_NCHW)
                 gradient_NCHW, logits_NK = self._gradient(levels_NCHW)
                 self._judge(batch, levels_NCHW, logits_NK)
-                steepest_NCHW = self._ball.steepest(gradient_NCHW)
-                change_NCHW = change_NCHW + stride_N111 * steepest_NCHW
-                change_NCHW = self._allowed(self._ball.project(change_NCHW, self._radii(batch)))
+                change_NCHW = change_NCHW + stride_N111 * self._ball.steepest(gradient_NCHW)
+                change_NCHW, levels_NCHW = self._settled(batch, change_NCHW)
                 for track in batch:
                     self.num_steps[track.which] += 1
                 yield
-            self._judge(batch, self._rounded(batch, change_NCHW), None)
+            self._judge(batch, levels_NCHW, None)
             yield
 
     def _beginning(self, batch: list[Track]) -> Tensor:
@@ -219,7 +217,7 @@ class Search:
                 for track in batch
             ]
         )
-        return self._allowed(noise_NCHW.to(self.device) * self._radii(batch).view(-1, 1, 1, 1))
+        return noise_NCHW.to(self.device) * self._radii(batch).view(-1, 1, 1, 1)
 
     def _random(self, restart: int) -> torch.Generator:
         # Of its own for each beginning, so that it does not matter which descents share a micro-batch.
@@ -249,14 +247,13 @@ class Search:
             if kept is None or margin > kept.margin:
                 self.best[track.which] = Candidate(levels_CHW.to("cpu", torch.uint8), margin)
 
-    def _allowed(self, change_NCHW: Tensor) -> Tensor:
-        """Leave padding alone, and stay between black and white."""
-        changed_NCHW = (self._origin_CHW + change_NCHW * self._free_HW).clamp(0, LEVELS)
-        return changed_NCHW - self._origin_CHW
-
-    def _rounded(self, batch: list[Track], change_NCHW: Tensor) -> Tensor:
-        limit_N = self._per_track(batch, self._ball.limit, torch.float64)
-        return self._ball.rounded(self._origin_CHW, change_NCHW, limit_N)
+    def _settled(self, batch: list[Track], change_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring changes back into their balls and between black and white; gives them, and the pictures to be asked."""
+        change_NCHW = self._ball.project(change_NCHW * self._free_HW, self._radii(batch))
+        # Measured before black and white cut it off: what is lost there may go elsewhere.
+        extent_N = self._ball.extents(change_NCHW, self._per_track(batch, self._ball.limit, torch.float64))
+        change_NCHW = (self._origin_CHW + change_NCHW).clamp(0, LEVELS) - self._origin_CHW
+        return change_NCHW, self._ball.rounded(self._origin_CHW, change_NCHW, extent_N)
 
     def _radii(self, batch: list[Track]) -> Tensor:
         return self._per_track(batch, self._ball.radius)
