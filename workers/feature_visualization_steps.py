@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 from typing import TypeVar
 
 from PIL import Image
@@ -72,15 +73,18 @@ def deconvnet(network: InspectedNetwork, work: Work, x_1CHW: Tensor, original: I
     """
     options, clock = options_of(work), Clock(work)
     projection, views = clock.run(partial(_forward, network, work, x_1CHW))
-    done, reason = 0, clock.reason
-    yield Progress(done=done, total=len(views), note=f"{len(views)} units")
-    while reason is None and done < len(views):
-        view = views[done]
+    if not all(math.isfinite(view.peak.activation) for view in views):
+        return ArithmeticError(f"{network.hosted.card.name} gave activations that are not finite")
+    for done, view in enumerate(views):
+        if clock.reason is not None:
+            break
+        yield Progress(done=done, total=len(views), eta_s=clock.eta_s((len(views) - done) / (done + 1)))
+        if clock.reason is not None:
+            break
         if view.peak.activation > 0:
             clock.run(partial(_project, projection, view))
-        done += 1
-        reason = clock.reason if done < len(views) else None
-        yield Progress(done=done, total=len(views), eta_s=clock.eta_s((len(views) - done) / done))
+        view.is_done = True
+    reason = None if all(view.is_done for view in views) else clock.reason
     return partial(
         answer,
         work,
@@ -97,22 +101,22 @@ def climb(network: InspectedNetwork, work: Work) -> Steps:
     clock, plan = Clock(work), network.plan(options_of(work))
     ascents = clock.run(partial(_ascents, network, work))
     shown_at, shown = 0.0, None
-    reason: StopReason | None = None
-    while reason is None and ascents[-1].done < plan.steps:
-        for ascent in ascents:
-            clock.run(ascent.step)
-            if clock.spent_s - shown_at >= PREVIEW_EVERY_S:
-                shown_at, shown = clock.spent_s, work.try_keep(preview(_climbed(ascents)), "image/jpeg") or shown
-            yield _climb_progress(clock, ascents, plan.steps, shown)
-            if (reason := clock.reason) is not None:
-                break
-    if ascents[-1].done == plan.steps:
-        reason = None
-        for ascent in ascents:
-            clock.run(ascent.measure)
-            yield _climb_progress(clock, ascents, plan.steps, shown)
-    views = _climbed(ascents)
-    return partial(answer, work, views, preprocessing=None, reason=reason or "finished", steps=ascents[0].done)
+    for ascent in chain.from_iterable(repeat(ascents, plan.steps)):
+        clock.run(ascent.step)
+        if not all(math.isfinite(peak.activation) for peak in ascent.peaks):
+            return ArithmeticError(f"{network.hosted.card.name} gave activations that are not finite")
+        if clock.reason is not None:
+            break
+        if clock.spent_s - shown_at >= PREVIEW_EVERY_S:
+            shown_at, shown = clock.spent_s, work.try_keep(preview(_climbed(ascents)), "image/jpeg") or shown
+        yield _climb_progress(clock, ascents, plan.steps, shown)
+        if clock.reason is not None:
+            break
+    reason = None if ascents[-1].done == plan.steps else clock.reason
+    if reason is None:
+        yield from _measured(clock, ascents, plan.steps, shown)
+    steps = ascents[-1].done
+    return partial(answer, work, _climbed(ascents), preprocessing=None, reason=reason or "finished", steps=steps)
 
 
 def filter_views(network: InspectedNetwork, work: Work) -> list[View]:
@@ -123,6 +127,14 @@ def filter_views(network: InspectedNetwork, work: Work) -> list[View]:
         for layer in network.layers(options)
         for channel in network.channels(layer, options)
     ]
+
+
+def _measured(clock: Clock, ascents: list[Ascent], steps: int, shown: ArtifactRef | None) -> Iterator[Progress]:
+    for ascent in ascents:
+        if clock.work.stopping:
+            return
+        clock.run(ascent.measure)
+        yield _climb_progress(clock, ascents, steps, shown)
 
 
 def _forward(network: InspectedNetwork, work: Work, x_1CHW: Tensor) -> tuple[Deconvnet, list[View]]:

@@ -36,6 +36,8 @@ class View:
     """Its receptive field, in pixels of the network's input."""
     pattern: Pixels | None = None
     """RGB (H, W, 3)."""
+    is_done: bool = False
+    """Whether its turn has come."""
 
 
 def original_box(
