@@ -130,7 +130,8 @@ def receptive_fields(
         name = names[module]
         value = main_tensor(output)
         if name not in found and value is not None:
-            found[name] = measured(name, value.shape, tracker.field(value), tracker.size_hw)
+            with tracker.paused():
+                found[name] = measured(name, value.shape, tracker.field(value), tracker.size_hw)
 
     with ExitStack() as stack:
         for module, name in names.items():

@@ -25,6 +25,9 @@ UNCUT = 4
 PERIODS = (1, 2, 4, 8, 16, 32)
 """After how many positions a map may repeat its pattern, as those of transposed convolutions do."""
 
+SMALL = 8192
+"""Coordinates of fewer values are not worth compacting."""
+
 Field = list[Tensor]
 """Eight coordinates, each of the tensor's own shape."""
 
@@ -47,7 +50,8 @@ class Call:
     @property
     def fields(self) -> list[Field]:
         """Those of all arguments that have one."""
-        return [found for value in tree_leaves(self.arguments) if (found := self.field(value)) is not None]
+        found = [self.field(value) for value in tree_leaves(self.arguments)]
+        return [field for field in found if field is not None]
 
 
 Rule = Callable[[Call], Any]
@@ -176,10 +180,19 @@ def moved(call: Call) -> Any:
             name: tree_map(_to_cpu, value) if name in kept else tree_map(swap, value)
             for name, value in call.arguments.items()
         }
-        return call.func(**arguments)
+        return tree_map(_compact, call.func(**arguments))
 
     answers = [apply(index) for index in range(2 * UNCUT)]
     return answers if isinstance(answers[0], Tensor) else [list(field) for field in zip(*answers, strict=True)]
+
+
+def _compact(coordinate: Tensor) -> Tensor:
+    """Give back the memory of axes along which a coordinate turns out to be constant."""
+    for axis in {1, coordinate.ndim - 1} if coordinate.numel() > SMALL else ():
+        first = squashed(coordinate).narrow(axis, 0, 1)
+        if coordinate.stride(axis) and torch.equal(first.expand_as(squashed(coordinate)), squashed(coordinate)):
+            coordinate = first.expand(coordinate.shape)
+    return coordinate
 
 
 def _to_cpu(value: Any) -> Any:
@@ -189,7 +202,21 @@ def _to_cpu(value: Any) -> Any:
 def reshaped(call: Call) -> Field:
     """Values keep their order."""
     (field,) = call.fields
-    return [one.reshape(call.out.shape) for one in field]
+    return [_compact(_reshaped(one, call.out.shape)) for one in field]
+
+
+def _reshaped(coordinate: Tensor, shape: Sequence[int]) -> Tensor:
+    """Reshape without writing out the last axes, where a coordinate is constant along them."""
+    constant = 0
+    while constant < coordinate.ndim and coordinate.stride(coordinate.ndim - 1 - constant) == 0:
+        constant += 1
+    for dropped in range(constant, 0, -1):
+        values = math.prod(coordinate.shape[-dropped:])
+        for axes in range(1, len(shape) + 1):
+            if math.prod(shape[-axes:]) == values:
+                kept = coordinate[(..., *[0] * dropped)].reshape(tuple(shape[:-axes]))
+                return kept[(..., *[None] * axes)].expand(tuple(shape))
+    return coordinate.reshape(tuple(shape))
 
 
 def reduced(call: Call) -> Any:

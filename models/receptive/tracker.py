@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
@@ -62,7 +63,25 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for made in tree_leaves(out):
             if isinstance(made, Tensor):
                 self._sharing.setdefault(made.untyped_storage()._cdata, []).append(TensorWeakRef(made))
+        self.seen(func, args, kwargs, out)
         return out
+
+    @staticmethod
+    def paused() -> AbstractContextManager[Any]:
+        """While it is entered, nothing is followed: for arithmetic of one's own."""
+        paused: AbstractContextManager[Any] = _disable_current_modes()
+        return paused
+
+    def seen(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Called after each operator; for those who count."""
+
+    def is_alive(self, storage: int) -> bool:
+        """Say whether any tensor still uses a memory that was written to in this run."""
+        return bool(self._sharers(storage))
+
+    def _sharers(self, storage: int) -> list[Tensor]:
+        found = [reference() for reference in self._sharing.get(storage, [])]
+        return [other for other in found if other is not None and other.untyped_storage()._cdata == storage]
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         names = [argument.name for argument in func._schema.arguments]
@@ -78,16 +97,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _store(self, out: Any, answer: Any) -> None:
         for number, made in enumerate([out] if isinstance(out, Tensor) else out):
-            if isinstance(made, Tensor):
+            if isinstance(made, Tensor) and made.numel():
                 field = answer if isinstance(answer[0], Tensor) else answer[number]
                 self._fields[made] = [coordinate.expand(made.shape) for coordinate in field]
 
     def _write_through(self, target: Tensor) -> None:
         """Tell the tensors that share memory with one that was written to."""
         key, field = target.untyped_storage()._cdata, self._fields[target]
-        sharing = [found for reference in self._sharing.get(key, []) if (found := reference()) is not None]
-        for other in sharing:
-            if other is not target and other.untyped_storage()._cdata == key:
+        for other in self._sharers(key):
+            if other is not target:
                 old = self.field(other) or [torch.full((), EMPTY, dtype=torch.int32)] * (2 * UNCUT)
                 self._fields[other] = [_overwritten(other, target, *pair) for pair in zip(old, field, strict=True)]
 
