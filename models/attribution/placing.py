@@ -63,8 +63,7 @@ def _axes(shape: tuple[int, ...], size_wh: tuple[int, int], preprocessing: Prepr
 
 
 def _centres(original: int, scale: float, offset: int) -> NDArray[np.float64]:
-    centres: NDArray[np.float64] = (np.arange(original) + 0.5) * scale - offset
-    return centres
+    return (np.arange(original, dtype=np.float64) + 0.5) * scale - offset
 
 
 def _nearest(original: int, size: int, scale: float, offset: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -75,6 +74,7 @@ def _nearest(original: int, size: int, scale: float, offset: int) -> tuple[NDArr
 def _weights(original: int, size: int, scale: float, offset: int) -> NDArray[np.float32]:
     """What each input pixel gives to each original one along an axis: (original, size)."""
     centres = _centres(original, scale, offset)
+    reach: NDArray[np.floating[Any]]
     if scale > 1:
         low, high = centres[:, None] - scale / 2, centres[:, None] + scale / 2
         reach = np.minimum(high, np.arange(size) + 1) - np.maximum(low, np.arange(size))

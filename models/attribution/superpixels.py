@@ -74,7 +74,7 @@ def _cut(picture_HW3: NDArray[np.float64], algorithm: Algorithm, count: int, com
         else:
             # Its time grows with the square of the kernel's size.
             kernel = min(max(1.0, side / 6), 3.0)
-            found = segmentation.quickshift(
+            found = segmentation.quickshift(  # type: ignore[no-untyped-call]
                 picture_HW3, kernel_size=kernel, max_dist=size, ratio=0.5, rng=0, channel_axis=-1
             )
         return found
