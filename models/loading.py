@@ -49,7 +49,7 @@ def load(entry: Entry) -> nn.Module:
     if entry.source == "torchvision" and state is not None:
         network = _build_zoo(entry, state)
     else:
-        network = _build(entry)
+        network = build(entry)
         if entry.card.head is not None:
             replace_head(network, entry.card.head.layer, len(entry.card.labels))
         if state is not None:
@@ -82,7 +82,12 @@ def parity_images(entry: Entry) -> list[Image.Image]:
     return parity.images(entry)
 
 
-def _build(entry: Entry) -> nn.Module:
+def build(entry: Entry) -> nn.Module:
+    """Build the network alone, as it is before its weights are filled in; the head that retraining put in is missing.
+
+    Raises:
+        ModelLoadFailed: The network's own code cannot be found or fails.
+    """
     name, arguments = entry.card.network, entry.card.arguments
     origin, colon, builder = name.partition(":")
     factory: Callable[..., Any]

@@ -176,7 +176,8 @@ def _finish(console: Console, report: RunReport, output: Path, *, as_json: bool)
         typer.echo(report.model_dump_json())
     else:
         print_report(console, report)
-        for name in ("results.jsonl", "results.csv", "report.json", "index.html"):
+        more = [file.name for file in report.summary.files] if report.summary is not None else []
+        for name in ("results.jsonl", "results.csv", "report.json", "index.html", *more):
             console.print(f"  {output / name}", style="dim", highlight=False, markup=False, soft_wrap=True)
     if report.failed:
         raise typer.Exit(EXIT_SOME_FAILED)

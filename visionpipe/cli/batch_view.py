@@ -15,7 +15,7 @@ from rich.text import Text
 
 from visionpipe.runs import RunProgress, RunReport, Stage
 from visionpipe.runs.progress import OnProgress
-from visionpipe.runs.report import Failure
+from visionpipe.runs.report import Failure, Summary
 
 PLAIN_EVERY_S = 5.0
 """How often a line is printed where there is no terminal."""
@@ -114,6 +114,10 @@ def print_report(console: Console, report: RunReport) -> None:
         console.print(_failures(report.failures, "Failed"))
     if report.overlays is not None and report.overlays.failures:
         console.print(_failures(report.overlays.failures, "Not drawn"))
+    if report.summary is not None:
+        console.print(_summary(report.summary))
+        for note in report.summary.notes:
+            console.print(note, style="yellow", highlight=False, markup=False)
     if report.skips:
         skips = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in report.skips.items())
         console.print(f"Skipped: {skips}", highlight=False, markup=False)
@@ -140,6 +144,15 @@ def _numbers(report: RunReport) -> Table:
         answered = split.right + split.wrong
         missing = f", {split.unanswered:,} unanswered" if split.unanswered else ""
         table.add_row(what, f"[bold]{100 * split.share:.2f} %[/] ({split.right:,} of {answered:,}{missing})")
+    return table
+
+
+def _summary(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False, title=summary.title, title_justify="left", title_style="bold")
+    for name in summary.rows[0] if summary.rows else ():
+        table.add_column(name, justify="right")
+    for row in summary.rows:
+        table.add_row(*row.values())
     return table
 
 

@@ -30,6 +30,7 @@ class Listed(NamedTuple):
 OURS: dict[str, Listed] = {
     "run": Listed("Work", "Ask one thing of a few images and print the answers.", "visionpipe.cli.run"),
     "batch": Listed("Work", "Ask one thing of every image in a folder; resumable.", "visionpipe.cli.batch"),
+    "features": Listed("Work", "Find what excites units of a network in a folder's images.", "visionpipe.cli.features"),
     "demo": Listed("Work", "See everything at work on real images, on this machine.", "visionpipe.cli.demo"),
     "up": Listed("Serve", "Start Redis and workers on this machine, and keep them running.", "visionpipe.cli.up"),
     "worker": Listed("Serve", "Host one model on one device."),

@@ -11,7 +11,6 @@ from visionpipe.errors import VisionPipeError
 from visionpipe.runs.artifacts import has_artifacts, read_result
 from visionpipe.runs.files import ARTIFACTS, MARK, OVERLAYS, artifact_names, overlay_file
 from visionpipe.schemas.results import Result
-from visionpipe.tasks import result_class
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Finder:
             # Another version wrote it; its data is told all the same.
             return Beside(overlay=overlay, shown=overlay)
         artifacts, files = self._artifacts(path, result)
-        picture = artifacts.get(result_class(self._task).SHOWN_ARTIFACT or "")
+        picture = artifacts.get(result.shown_artifact() or "")
         return Beside(result.summary(), artifacts, files, overlay, overlay or (picture.encode() if picture else None))
 
     def _artifacts(self, path: bytes, result: Result) -> tuple[dict[str, str], dict[str, str]]:

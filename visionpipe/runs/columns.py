@@ -69,7 +69,12 @@ def _flat(value: Any) -> Value:
 
 
 def named_scores(result: dict[str, Any], most: int = 5) -> list[tuple[str, float]]:
-    """The labels a result names, best first, each with its score (0 to 1); empty for tasks without labels."""
+    """The labels a result names, best first, each with its score (0 to 1); empty for tasks without labels.
+
+    Of attacks it is what the network says of the image itself.
+    """
+    if result["task"] == "adversarial":
+        return [(result["before"]["label"], float(result["before"]["score"]))]
     entries = result.get("classes") or result.get("detections") or []
     # What covers most of a picture is mostly what is no object.
     named = entries if result["task"] != "segmentation" else [entry for entry in entries if not _is_background(entry)]

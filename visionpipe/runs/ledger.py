@@ -22,6 +22,7 @@ from visionpipe.runs.files import discard_files
 from visionpipe.runs.rows import Chunk, Counts, Input, InputState, Outcome, Row, Settled
 from visionpipe.runs.scan import Found
 from visionpipe.runs.spec import RunSpec
+from visionpipe.runs.summaries import SUMMARY_FILES
 
 LEDGER_NAME = "ledger.sqlite3"
 MAX_TRIES = 4
@@ -264,7 +265,8 @@ class Ledger:
 def discard(out: Path) -> None:
     """Throw a ledger away, with everything that was written from it; nothing else in the folder is touched."""
     sidecars = [f"{LEDGER_NAME}{suffix}" for suffix in ("-wal", "-shm", "-journal")]
-    for name in (LEDGER_NAME, *sidecars, "results.jsonl", "results.csv", "report.json", "index.html"):
+    written = ("results.jsonl", "results.csv", "report.json", "index.html", *SUMMARY_FILES)
+    for name in (LEDGER_NAME, *sidecars, *written):
         (out / name).unlink(missing_ok=True)
     discard_files(out)
 

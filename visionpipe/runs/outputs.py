@@ -21,6 +21,7 @@ from visionpipe.runs.progress import OnProgress, RunProgress, Stage
 from visionpipe.runs.report import Drawn, Failure, RunReport, Tally
 from visionpipe.runs.rows import InputState, Row
 from visionpipe.runs.spec import RunSpec
+from visionpipe.runs.summaries import summarizer
 from visionpipe.schemas.jobs import ModelInfo
 
 FIXED = ["path", "path_base64", "state", "code", "message", "image_width", "image_height"]
@@ -36,12 +37,13 @@ def write_outputs(
     *,
     not_drawn: Sequence[Failure] = (),
 ) -> RunReport:
-    """Write ``results.jsonl``, ``results.csv``, ``index.html`` and ``report.json``, and return the last."""
+    """Write ``results.jsonl``, ``results.csv``, ``index.html``, ``report.json`` and the task's own; give the report."""
     counts = ledger.counts()
     on_progress(RunProgress(Stage.WRITE, counts))
     layout = columns(spec.task, ledger.widest("$.result.classes"))
     target = ledger.facts().get("pinned", spec.model)
     tally, comparison = Tally(), Comparison(labels)
+    summary = summarizer(spec.task, spec.options)
     gallery, finder, drawn = Gallery(spec.folder_bytes, real_path(out)), Finder(out, spec.task), 0
     more = ["overlay"] if finder.drawn else []
     # One pass over the ledger feeds everything, so memory stays flat however many inputs there are.
@@ -60,12 +62,16 @@ def write_outputs(
             table.writerow([*cells, *overlay, None if row.state is InputState.SKIPPED else target])
             scores = named_scores(result) if result else []
             truth = comparison.add(as_text(row.path), scores[0][0] if scores else None)
+            if summary is not None and result:
+                summary.add(result, truth)
             tally.add(row, answer.get("timings"))
             gallery.add(row, scores, truth, beside)
     on_progress(RunProgress(Stage.REPORT, counts))
     report = _report(ledger, spec, target, tally, comparison)
     if finder.drawn:
         report = report.model_copy(update={"overlays": Drawn(drawn=drawn, failures=list(not_drawn))})
+    if summary is not None:
+        report = report.model_copy(update={"summary": summary.write(out)})
     with replacing(out / "index.html") as page:
         gallery.write(page, report)
     with replacing(out / "report.json") as file:

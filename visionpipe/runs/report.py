@@ -68,6 +68,28 @@ class Accuracy(Schema):
         return self.right / max(1, self.right + self.wrong)
 
 
+class SummaryFile(Schema):
+    """A file that tells of the whole run."""
+
+    name: str
+    """Relative to the output folder."""
+    caption: str
+    """What it shows, in one line."""
+
+
+class Summary(Schema):
+    """What a task makes of all results of a run together."""
+
+    title: str
+    """What it tells, in one line."""
+    rows: list[dict[str, str]] = Field(default_factory=list)
+    """A table for people."""
+    files: list[SummaryFile] = Field(default_factory=list)
+    """Where it is told in full."""
+    notes: list[str] = Field(default_factory=list)
+    """What is missing, and why."""
+
+
 class RunReport(Schema):
     """One run over a folder."""
 
@@ -109,6 +131,8 @@ class RunReport(Schema):
     """Answers against labels, where labels were given."""
     overlays: Drawn | None = None
     """The drawings, where some were asked for."""
+    summary: Summary | None = None
+    """What the task makes of all results together, where it makes something of them."""
 
 
 @dataclass

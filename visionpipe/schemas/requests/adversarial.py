@@ -26,9 +26,11 @@ class AdversarialOptions(SteppedOptions):
     epsilons: list[Radius] | None = Field(default=None, min_length=1, max_length=64)
     """Largest allowed changes of an image with values in [0, 1], one attack each; unset means 8/255, or 1.0 for L2."""
     target: ClassRef | None = None
-    """Class the network shall be led to, by index or label; unset means any but the right one."""
+    """Class the network shall be led to, by index or label, other than what it says now; unset means any but the right
+    one."""
     true_class: ClassRef | None = None
-    """The right class, by index or label; unset means what the network says now."""
+    """The right class, by index or label; unset means what the network says now. Where it says another and there is no
+    target, it is fooled without a change."""
     steps: int | None = Field(default=None, ge=1, le=10_000)
     """Steps of ``pgd``; unset means 40."""
     step_size: float | None = Field(default=None, gt=0)
@@ -36,7 +38,7 @@ class AdversarialOptions(SteppedOptions):
     restarts: int = Field(default=1, ge=1, le=100)
     """Random beginnings of ``pgd``; the best is kept."""
     random_start: bool = True
-    """Whether ``pgd`` begins at a random point of the allowed ball."""
+    """Whether ``pgd`` begins at a random point of the allowed ball rather than at the image; restarts always do."""
     amplify: float = Field(default=10.0, ge=1)
     """Factor on the change in the picture of it."""
 

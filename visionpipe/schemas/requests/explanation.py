@@ -63,11 +63,14 @@ class ExplanationOptions(SteppedOptions):
     steps: int | None = Field(default=None, ge=1, le=100_000)
     """Points on the path of integrated gradients; unset means enough for a completeness error of at most 1 %."""
     samples: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Perturbed images of the sampling methods; unset means the method's own."""
-    noise: float = Field(default=0.15, gt=0, le=1)
-    """Standard deviation of SmoothGrad's and GradientSHAP's noise, as a share of the input's range."""
+    """Perturbed images of the sampling methods; unset means 50 for SmoothGrad, 200 for GradientSHAP, 1,000 for LIME and
+    KernelSHAP."""
+    noise: float | None = Field(default=None, ge=0, le=1)
+    """Standard deviation of the noise on the image, as a share of the input's range; unset means 0.15 for SmoothGrad,
+    none for GradientSHAP."""
     layer: str | None = Field(default=None, min_length=1, max_length=256)
-    """Module that Grad-CAM reads, by its dotted name; unset means the last one with a spatial feature map."""
+    """Module that Grad-CAM reads, by its dotted name; unset means the last one with a spatial feature map, pooling
+    aside."""
     window_px: int | None = Field(default=None, ge=1)
     """Side of occlusion's window, in pixels of the network's input; unset means an eighth of it."""
     stride_px: int | None = Field(default=None, ge=1)

@@ -18,17 +18,21 @@ METHODS_WITH_IMAGES = ("deconvnet", "activations")
 
 
 class Regularization(Schema):
-    """What keeps a maximising image looking like an image."""
+    """What keeps a maximising image looking like an image.
 
-    l2: float = Field(default=1e-4, ge=0)
+    Weights are held against the gradient of the unit's activation, which is brought to a mean square of 1 per pixel;
+    pixels count from 0 (black) to 1.
+    """
+
+    l2: float = Field(default=0.05, ge=0)
     """Decay of the pixels towards the mean in each step."""
-    tv: float = Field(default=1e-3, ge=0)
+    tv: float = Field(default=0.15, ge=0)
     """Weight of the total variation."""
-    jitter_px: int = Field(default=8, ge=0)
-    """Largest random shift before each step, in pixels."""
+    jitter_px: int | None = Field(default=None, ge=0, le=256)
+    """Largest random shift before each step, in pixels; unset means a 28th of the image's side."""
     blur_every: int = Field(default=4, ge=0)
     """Steps between blurs; 0 means none."""
-    blur_sigma_px: float = Field(default=0.5, gt=0)
+    blur_sigma_px: float = Field(default=0.5, gt=0, le=64)
     """Standard deviation of the blur, in pixels."""
 
 
@@ -41,17 +45,19 @@ class FeatureVisualizationOptions(SteppedOptions):
     layers: list[str] | None = Field(default=None, min_length=1, max_length=256)
     """Modules by their dotted names; unset means the first convolution for ``filters``, else the last one."""
     channels: list[Channel] | None = Field(default=None, min_length=1)
-    """Channels of each of those layers; unset means the most excited ones, or the first where nothing excites them."""
+    """Channels of each of those layers; unset means the most excited ones, or the first where there is no image."""
     max_channels: int = Field(default=9, ge=1, le=100_000)
     """How many channels of each layer, when ``channels`` is unset."""
+    selection: Literal["strongest", "first"] = "strongest"
+    """Which those are, where an image tells: the most excited ones, or the first of the layer whatever the image."""
     patches: bool = True
     """Whether ``deconvnet`` stores the receptive field's crop of the image beside each pattern."""
     sheet: bool = True
-    """Whether to store one picture with all units side by side."""
+    """Whether to store one picture with all units side by side; ``activations`` has none."""
     steps: int = Field(default=256, ge=1, le=100_000)
     """Steps of activation maximisation."""
     learning_rate: float = Field(default=0.05, gt=0)
-    """Step size of activation maximisation."""
+    """Step size of activation maximisation, as a part of the range from black to white; it shrinks to a tenth."""
     size_px: int | None = Field(default=None, ge=16, le=2048)
     """Side of the maximising image; unset means the network's input."""
     regularization: Regularization = Field(default_factory=Regularization)

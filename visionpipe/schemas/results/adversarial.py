@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from visionpipe.drawing.canvas import Canvas
 
+LEVELS = 255
+"""Steps of an 8-bit pixel from black to white."""
 CELL_PX = 320
 """Side of each picture in a drawing."""
 
@@ -29,7 +31,7 @@ class ChangeNorms(Schema):
     linf: float = Field(ge=0, le=1)
     """Largest change of any value."""
     l2: float = Field(ge=0)
-    """Root of the summed squares."""
+    """Root of the summed squares, over the channels that the network sees."""
     changed: Score
     """Share of the pixels that differ at all."""
 
@@ -53,15 +55,21 @@ class Attack(Schema):
     """PNG of the change, amplified around mid-grey."""
     norms: ChangeNorms
     """How large the change is, measured on the stored file."""
-    steps: int = Field(ge=1)
-    """Gradient steps made."""
+    steps: int = Field(ge=0)
+    """Gradient steps made; none where the network is wrong already and nothing need be changed."""
+
+
+def epsilon_text(epsilon: float, norm: str) -> str:
+    """Write a radius for people: of L-infinity in grey levels where it is a whole number of them."""
+    levels = LEVELS * epsilon
+    whole = norm == "linf" and round(levels) > 0 and abs(levels - round(levels)) < 1e-6
+    return f"{round(levels)}/{LEVELS}" if whole else f"{epsilon:.4g}"
 
 
 class AdversarialResult(ListResult[Attack]):
     """The attacks on one image, one per epsilon."""
 
     PARTS: ClassVar[str] = "attacks"
-    SHOWN_ARTIFACT: ClassVar[str | None] = "attacks.0.picture"
 
     task: Literal["adversarial"] = "adversarial"
     """Selects this result."""
@@ -84,17 +92,28 @@ class AdversarialResult(ListResult[Attack]):
 
     def summary(self) -> str:
         """Say the result in one line, for people."""
-        fooled = [attack for attack in self.attacks if attack.success]
-        if not fooled:
+        if self.target is None and self.before.class_id != self.true_class.class_id:
+            return f"{self.before} instead of {self.true_class} without any change"
+        if self.least is None:
             return f"{self.before} withstands {self.method} ({self.norm}) at every epsilon"
-        best = min(fooled, key=lambda attack: attack.epsilon)
-        return f"{self.before} taken for {best.after} at epsilon {best.epsilon:.4g} ({self.method}, {self.norm})"
+        epsilon = epsilon_text(self.least.epsilon, self.norm)
+        return f"{self.before} taken for {self.least.after} at epsilon {epsilon} ({self.method}, {self.norm})"
+
+    @property
+    def least(self) -> Attack | None:
+        """The attack that fooled the network at the smallest epsilon, if one did."""
+        fooled = [attack for attack in self.attacks if attack.success]
+        return min(fooled, key=lambda attack: attack.epsilon, default=None)
+
+    def shown_artifact(self) -> str | None:
+        """Path of the field whose artifact people like to see: the picture that ``summary`` speaks of."""
+        return f"attacks.{0 if self.least is None else self.attacks.index(self.least)}.picture"
 
     def rows(self) -> list[dict[str, str]]:
         """One row per epsilon."""
         return [
             {
-                "epsilon": f"{attack.epsilon:.4g}",
+                "epsilon": epsilon_text(attack.epsilon, self.norm),
                 "fooled": "yes" if attack.success else "no",
                 "says": str(attack.after),
                 "right class": f"{attack.true_score:.1%}",
@@ -140,7 +159,7 @@ class AdversarialResult(ListResult[Attack]):
         rows: list[list[Cell]] = []
         for index, attack in enumerate(self.attacks):
             before: list[Cell] = [] if canvas is None else [(canvas.picture, str(self.before))]
-            change = f"change, epsilon {attack.epsilon:.4g}, amplified"
+            change = f"change, epsilon {epsilon_text(attack.epsilon, self.norm)}, amplified"
             after = f"{attack.after}{', fooled' if attack.success else ''}"
             rows.append([*before, (self.difference_image(index), change), (self.picture_image(index), after)])
         return sheet(rows, cell_px=CELL_PX, title=self.summary())

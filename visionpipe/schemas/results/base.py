@@ -58,6 +58,10 @@ class Result(Schema):
         """The things in the result as a small table for people, one row each; empty where one line says it all."""
         return []
 
+    def shown_artifact(self) -> str | None:
+        """Path of the field whose artifact people like to see."""
+        return self.SHOWN_ARTIFACT
+
     def artifacts(self) -> list[tuple[str, ArtifactRef]]:
         """Every large output that the result names, with the path of the field that names it."""
         return list(_artifacts_of(self, ""))

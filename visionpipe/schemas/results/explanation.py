@@ -27,10 +27,10 @@ Correlation = Annotated[float, Field(ge=-1, le=1)]
 class SegmentWeight(Schema):
     """What one superpixel adds to the class."""
 
-    segment: int = Field(ge=0)
-    """Its pixels' value in the segmentation."""
+    segment: int = Field(ge=1)
+    """Its pixels' value in the segmentation, counted from 1."""
     weight: float
-    """Change of the class's output when it is shown instead of the baseline."""
+    """Change of the class's logit when it is shown instead of the baseline."""
     standard_error: float | None = Field(default=None, ge=0)
     """Of the weight, from the samples."""
 
@@ -41,7 +41,7 @@ class Completeness(Schema):
     attribution_sum: float
     """Sum of the attributions."""
     output_difference: float
-    """f(image) - f(baseline), for the explained class."""
+    """f(image) - f(baseline), of the explained class's logit."""
     error: float = Field(ge=0)
     """|sum - difference| / |difference|."""
 
@@ -104,7 +104,10 @@ class Attribution(Schema):
     target: ClassScore
     """The class, with its probability for the image."""
     attribution: ArtifactRef
-    """``.npy`` of shape (H, W) of the original image, float32, signed: positive speaks for the class."""
+    """``.npy`` of shape (H, W) of the original image, float32, upright; 0 where the network did not look. Of the class's
+    logit: above 0 speaks for the class, below 0 against it. Saliency and SmoothGrad say how much, not which way, and
+    Grad-CAM only what speaks for it: these are never below 0. LIME and KernelSHAP give each pixel its superpixel's
+    weight; the other methods add up a pixel's colours."""
     overlay: ArtifactRef | None = None
     """PNG of the attribution over the image, when asked for."""
     segments: list[SegmentWeight] | None = None
@@ -134,7 +137,8 @@ class ExplanationResult(ListResult[Attribution]):
     attributions: list[Attribution] = Field(min_length=1)
     """In the order of the targets."""
     segmentation: ArtifactRef | None = None
-    """Grey 16-bit PNG of the original size; the pixel values are ``segment``. LIME and KernelSHAP."""
+    """Grey 16-bit PNG of the original size; the pixel values are ``segment``, 0 where the network did not look. LIME and
+    KernelSHAP."""
     layer: str | None = None
     """The module that Grad-CAM read."""
     evaluations: int = Field(ge=0)

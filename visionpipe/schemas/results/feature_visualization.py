@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from visionpipe.drawing.canvas import Canvas
 
-CELL_PX, COLUMNS = 192, 6
-"""How units are set into a drawing."""
+MAX_WIDTH_PX = 1260
+"""Width of a drawing, about."""
+CELL_PX = 192
+"""Side of a unit's picture in it."""
+MANY_UNITS, SMALL_CELL_PX = 24, 112
+"""From how many pictures on they are smaller, and their side then."""
 
 
 class UnitView(Schema):
@@ -31,15 +35,17 @@ class UnitView(Schema):
     channel: int = Field(ge=0)
     """Index of the channel."""
     activation: float | None = None
-    """How strongly it responds, at its strongest position."""
+    """How strongly it responds, at its strongest position; only what is above zero excites it."""
     position_yx: tuple[int, int] | None = None
-    """That position, as row and column of the layer's output."""
+    """That position, as row and column of the layer's output; absent where it has no positions, or none is stronger."""
     box_xyxy: BoxXyxy | None = None
-    """The receptive field of that position, in pixels of the original image, cut at its borders."""
+    """The receptive field of that position, in pixels of the original image, cut at its borders; what a unit without
+    positions sees is all that the network sees."""
     pattern: ArtifactRef | None = None
-    """RGB PNG: the filter, the projected activation, or the maximising image."""
+    """RGB PNG: the filter (mid-grey is 0), the projected activation (the same) within its receptive field, or the
+    maximising image. Small ones are enlarged by a whole factor."""
     patch: ArtifactRef | None = None
-    """RGB PNG: the receptive field's crop of the image."""
+    """RGB PNG: the receptive field's crop of the image, at most 512 pixels wide and high."""
 
 
 class FeatureVisualizationResult(ListResult[UnitView]):
@@ -100,13 +106,32 @@ class FeatureVisualizationResult(ListResult[UnitView]):
         from visionpipe.drawing.files import decode
         from visionpipe.drawing.sheets import Cell, sheet
 
-        cells: list[Cell] = [
-            (decode(self.read(ref)), f"{unit.layer} {unit.channel}")
-            for unit in self.units
-            for ref in (unit.patch, unit.pattern)
-            if ref is not None
-        ]
-        if not cells:
+        layers = list(dict.fromkeys(unit.layer for unit in self.units))
+        seen = [unit for unit in self.units if unit.pattern is not None]
+        if not seen:
             raise InvalidRequestError("These units have no pictures to draw.")
-        rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
-        return sheet(rows, cell_px=CELL_PX, title=self.summary())
+        # The crop of the image stands beside the pattern, so that one explains the other.
+        groups: list[list[Cell]] = [
+            [
+                (decode(self.read(ref)), _caption(unit, with_layer=len(layers) > 1) if ref is unit.pattern else "")
+                for ref in (unit.pattern, unit.patch)
+                if ref is not None
+            ]
+            for unit in seen
+        ]
+        cell_px = SMALL_CELL_PX if sum(map(len, groups)) > MANY_UNITS else CELL_PX
+        wide = max(map(len, groups))
+        columns = max(1, MAX_WIDTH_PX // (wide * (cell_px + cell_px // 16)))
+        # Rows of about the same length: ten pictures are two rows of five rather than six and four.
+        columns = -(-len(groups) // -(-len(groups) // columns))
+        rows = [
+            [cell for group in groups[start : start + columns] for cell in group + [(None, "")] * (wide - len(group))]
+            for start in range(0, len(groups), columns)
+        ]
+        title = f"{self.method.replace('_', ' ')}, {layers[0]}" if len(layers) == 1 else self.method.replace("_", " ")
+        return sheet(rows, cell_px=cell_px, title=title)
+
+
+def _caption(unit: UnitView, *, with_layer: bool) -> str:
+    name = f"{unit.layer} {unit.channel}" if with_layer else str(unit.channel)
+    return name if unit.activation is None else f"{name}: {unit.activation:.3g}"

@@ -1,0 +1,52 @@
+"""How many images a device step takes, so that whoever waits for the device does not wait long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Pace:
+    """Adapts the micro-batch to the time that a device step should take, and to the memory there is.
+
+    Args:
+        max_batch: Most images at once.
+        step_s: What a step should take.
+    """
+
+    def __init__(self, max_batch: int, step_s: float) -> None:
+        self._max = max(1, max_batch)
+        self._step_s = step_s
+        self.size = 1
+
+    def run(self, compute: Callable[[int], T], left: int) -> tuple[T, int]:
+        """Make one step of as many images as fit; gives what it computed, and how many there were.
+
+        Args:
+            compute: Computes that many images, and waits until the device is done.
+            left: How many are left in all, at least 1.
+        """
+        number = min(self.size, left)
+        started = time.perf_counter()
+        try:
+            answer = compute(number)
+        except torch.OutOfMemoryError:
+            if number == 1:
+                raise
+        else:
+            self._learn(number, time.perf_counter() - started)
+            return answer, number
+        # Out here the failed step's tensors can be let go of.
+        torch.cuda.empty_cache()
+        self._max = self.size = number // 2
+        return self.run(compute, left)
+
+    def _learn(self, number: int, taken_s: float) -> None:
+        # Rounding down, so that a step is rather too short; doubling at most, since the first steps are slow.
+        fitting = int(number * self._step_s / max(taken_s, 1e-6))
+        self.size = max(1, min(fitting, 2 * self.size, self._max))

@@ -1,0 +1,125 @@
+"""The linear surrogate of LIME and KernelSHAP: fitted by captum from recorded logits, and how far to trust it.
+
+S samples, M superpixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the surrogate is fitted to.
+
+    Attributes:
+        masks: bool (S, M), true where the superpixel is shown.
+        logits: float64 (S,).
+        similarities: Weight of each sample, float64 (S,).
+        clusters: Samples of the same number were drawn together; negative ones were not drawn at random.
+    """
+
+    masks: NDArray[np.bool_]
+    logits: Floats
+    similarities: Floats
+    clusters: NDArray[np.int64]
+
+
+def fit(samples: Samples, model: Any) -> Floats:
+    """Let captum fit a linear model; gives the coefficients, float64 (M,).
+
+    captum evaluates its perturbations in one go. So they were evaluated before, and are replayed.
+
+    Args:
+        samples: Recorded.
+        model: One of captum's linear models.
+    """
+    from captum.attr import LimeBase
+
+    masks, logits = torch.from_numpy(samples.masks), torch.from_numpy(samples.logits)
+    similarities = iter(torch.from_numpy(samples.similarities))
+
+    def perturb(*_: Any, **__: Any) -> Iterator[Tensor]:
+        yield from masks[:, None, :].long()
+
+    # The inputs that captum would hand to the network carry nothing but where they are.
+    replay = LimeBase(
+        lambda indices_S1: logits[indices_S1[:, 0].long()],
+        model,
+        lambda *_, **__: next(similarities),
+        perturb,
+        True,
+        _Counting(),
+        None,
+    )
+    number = len(samples.masks)
+    coefficients = replay.attribute(torch.zeros(1, 1), n_samples=number, perturbations_per_eval=number)
+    flat: Floats = coefficients.double().numpy().reshape(-1)
+    return flat
+
+
+class _Counting:
+    """Numbers the perturbed inputs."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, *_: Any, **__: Any) -> Tensor:
+        self._next += 1
+        return torch.tensor([[self._next - 1.0]], dtype=torch.float64)
+
+
+def r2(samples: Samples, coefficients: Floats) -> float:
+    """Give the weighted coefficient of determination of a linear model whose intercept fits best."""
+    weights, residuals = samples.similarities, _residuals(samples, coefficients)
+    spread = samples.logits - np.average(samples.logits, weights=weights)
+    total = float(weights @ spread**2)
+    return 1.0 - float(weights @ residuals**2) / total if total > 0 else 0.0
+
+
+def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.0) -> Floats:
+    """Estimate how much the coefficients would differ between draws of the samples.
+
+    The sandwich estimator for clusters of samples drawn together, each residual raised by its leverage (HC3 of
+    MacKinnon & White, 1985): the network is no linear function, so residuals are not noise of one size.
+
+    Args:
+        samples: The fit's.
+        coefficients: What it gave.
+        ridge: Its L2 penalty.
+
+    Returns:
+        float64 (M,), infinite while there are no more samples than coefficients.
+    """
+    number, pieces = samples.masks.shape
+    drawn = samples.clusters >= 0
+    if len(np.unique(samples.clusters[drawn])) <= pieces + 1:
+        return np.full(pieces, np.inf)
+    design = np.concatenate([np.ones((number, 1)), samples.masks], axis=1)
+    weighted = design * samples.similarities[:, None]
+    penalty = ridge * np.diag([0.0, *np.ones(pieces)])
+    bread = np.linalg.pinv(weighted.T @ design + penalty, hermitian=True)
+    leverages = np.einsum("ij,jk,ik->i", design, bread, weighted, optimize=True)
+    residuals = _residuals(samples, coefficients) / np.maximum(1 - leverages, 1e-3)
+    scores = (weighted * residuals[:, None])[drawn]
+    summed = np.zeros((samples.clusters.max() + 1, pieces + 1))
+    np.add.at(summed, samples.clusters[drawn], scores)
+    covariance = bread @ (summed.T @ summed) @ bread
+    errors: Floats = np.sqrt(np.maximum(np.diag(covariance)[1:], 0))
+    return errors
+
+
+def _residuals(samples: Samples, coefficients: Floats) -> Floats:
+    fitted = samples.masks @ coefficients
+    intercept = np.average(samples.logits - fitted, weights=samples.similarities)
+    residuals: Floats = samples.logits - fitted - intercept
+    return residuals

@@ -1,0 +1,191 @@
+"""Accuracy against epsilon, over all attacks of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionpipe.runs.files import write_whole
+from visionpipe.runs.labels import Truth
+from visionpipe.runs.lock import writable
+from visionpipe.runs.report import Summary, SummaryFile
+from visionpipe.schemas.results.adversarial import LEVELS, epsilon_text
+
+TABLE, PLOT = "robustness.csv", "robustness.png"
+FILES = (TABLE, PLOT)
+"""What is written."""
+COLUMNS = (
+    "epsilon",
+    "images",
+    "labelled",
+    "right",
+    "accuracy",
+    "changed",
+    "changed_share",
+    "fooled",
+    "fooled_share",
+    "mean_linf",
+    "mean_l2",
+)
+"""Of the table."""
+
+
+@dataclass
+class Level:
+    """The attacks at one epsilon; at 0 the images themselves."""
+
+    images: int = 0
+    labelled: int = 0
+    """Images whose true label is known."""
+    right: int = 0
+    """Labelled images that the network names rightly before and after the attack."""
+    changed: int = 0
+    """Images of which the network says another class than before."""
+    fooled: int = 0
+    """Attacks that reached their goal."""
+    linf: float = 0.0
+    """Sum of the norms."""
+    l2: float = 0.0
+    """Likewise."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Right among the labelled, 0 to 1; ``None`` where no label is known."""
+        return self.right / self.labelled if self.labelled else None
+
+    @property
+    def changed_share(self) -> float:
+        """Changed among all, 0 to 1."""
+        return self.changed / max(1, self.images)
+
+
+class Robustness:
+    """Counts how many images withstand each epsilon.
+
+    An image counts as right at an epsilon if the network named it rightly at first and does so still. Without labels
+    the share of images counts whose answer changed.
+
+    Args:
+        options: Those of the run.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.levels: dict[float, Level] = {}
+        self._norm = options["norm"]
+        self._name = f"{options['method'].upper()}, {'L-infinity' if self._norm == 'linf' else 'L2'}"
+
+    def add(self, result: dict[str, Any], truth: Truth | None) -> None:
+        """Take one image's attacks into account."""
+        before = result["before"]["label"]
+        known_right = truth is not None and before == truth.label
+        self._count(0.0, truth, right=known_right)
+        for attack in result["attacks"]:
+            after = attack["after"]["label"]
+            level = self._count(attack["epsilon"], truth, right=known_right and after == before)
+            level.changed += after != before
+            level.fooled += attack["success"]
+            level.linf += attack["norms"]["linf"]
+            level.l2 += attack["norms"]["l2"]
+
+    def _count(self, epsilon: float, truth: Truth | None, *, right: bool) -> Level:
+        level = self.levels.setdefault(epsilon, Level())
+        level.images += 1
+        level.labelled += truth is not None
+        level.right += right
+        return level
+
+    @property
+    def curve(self) -> list[tuple[float, Level]]:
+        """By rising epsilon."""
+        return sorted(self.levels.items())
+
+    @property
+    def supervised(self) -> bool:
+        """Whether any true label was known."""
+        return any(level.labelled for level in self.levels.values())
+
+    def write(self, out: Path) -> Summary | None:
+        """Write the table, and the plot where matplotlib is installed."""
+        with writable(out):
+            for name in FILES:
+                (out / name).unlink(missing_ok=True)
+            if not self.levels:
+                return None
+            write_whole(_path(out, TABLE), self._table().encode())
+            plot = self._plot()
+            if plot is not None:
+                write_whole(_path(out, PLOT), plot)
+        what = "Accuracy" if self.supervised else "Share of images whose answer changed"
+        title = f"{what} against epsilon ({self._name})"
+        files = [SummaryFile(name=TABLE, caption=f"{title}, as a table")]
+        files += [] if plot is None else [SummaryFile(name=PLOT, caption=title)]
+        missing = f"{PLOT} was not drawn: matplotlib is not installed. Run: pip install matplotlib"
+        return Summary(title=title, rows=self._rows(), files=files, notes=[missing] if plot is None else [])
+
+    def _rows(self) -> list[dict[str, str]]:
+        rows = []
+        for epsilon, level in self.curve:
+            row = {"epsilon": epsilon_text(epsilon, self._norm), "images": f"{level.images:,}"}
+            if self.supervised:
+                row |= {"accuracy": "" if level.accuracy is None else f"{level.accuracy:.2%}"}
+                row |= {"right": f"{level.right:,} of {level.labelled:,}"}
+            rows.append({**row, "changed": f"{level.changed_share:.2%}"})
+        return rows
+
+    def _table(self) -> str:
+        stream = io.StringIO(newline="")
+        table = csv.writer(stream, lineterminator="\r\n")
+        table.writerow(COLUMNS)
+        for epsilon, level in self.curve:
+            fooled = level.fooled / max(1, level.images)
+            shares = [level.changed, _short(level.changed_share), level.fooled, _short(fooled)]
+            norms = [_short(level.linf / level.images), _short(level.l2 / level.images)]
+            right = [level.labelled, level.right, _short(level.accuracy)]
+            table.writerow([epsilon, level.images, *right, *shares, *norms])
+        return stream.getvalue()
+
+    def _plot(self) -> bytes | None:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+            from matplotlib.ticker import PercentFormatter
+        except ImportError:
+            return None
+        figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        scale = LEVELS if self._norm == "linf" else 1
+        points = [(scale * epsilon, self._height(level)) for epsilon, level in self.curve]
+        shown = [(x, y) for x, y in points if y is not None]
+        axes.plot([x for x, _ in shown], [y for _, y in shown], marker="o", color="#3457d5")
+        if len(shown) <= 12:
+            for x, y in shown:
+                axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
+        axes.margins(x=0.09)
+        axes.set_xlim(left=0)
+        axes.set_ylim(-0.02, 1.08)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("epsilon, in grey levels of 255" if scale == LEVELS else "epsilon, L2 of values in [0, 1]")
+        axes.set_ylabel("accuracy" if self.supervised else "answers changed")
+        num_images = self.levels[0.0].images
+        axes.set_title(f"{self._name}: {num_images:,} image{'' if num_images == 1 else 's'}", fontsize=11)
+        axes.grid(alpha=0.3)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+        return stream.getvalue()
+
+    def _height(self, level: Level) -> float | None:
+        return level.accuracy if self.supervised else level.changed_share
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _path(out: Path, name: str) -> bytes:
+    return os.fsencode(out / name)

@@ -1,0 +1,109 @@
+"""An explanation in progress: what it has found, how far it has come, and whether it should stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from models.attribution import Explained
+from visionpipe.schemas.jobs import Progress
+from visionpipe.schemas.results import ClassScore, StopReason
+from workers.explanation_input import options_of
+from workers.work import Work
+
+if TYPE_CHECKING:
+    from workers.explanation_checks import Checks
+
+
+@dataclass
+class Found:
+    """One class, and what was found about it."""
+
+    target: ClassScore
+    explained: Explained
+    evaluations: int
+    checks: Checks | None = None
+
+
+@dataclass
+class Run:
+    """An explanation in progress.
+
+    Attributes:
+        work: The image.
+        targets: The classes.
+        spent_s: Time on the device.
+        stages_done: Attributions and rounds of checks behind it.
+        found: What there is to hand over.
+        reason: Why it was stopped, if it was.
+    """
+
+    work: Work
+    targets: list[int]
+    spent_s: float = 0.0
+    stages_done: int = 0
+    found: list[Found] = field(default_factory=list)
+    reason: StopReason | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Images that went through the network, the first for its answer."""
+        checks = [found.checks.evaluations for found in self.found if found.checks is not None]
+        return 1 + sum(found.evaluations for found in self.found) + sum(checks)
+
+    @property
+    def halted(self) -> bool:
+        """Whether it must hand over now."""
+        return self.reason is not None and self.reason != "time_budget"
+
+    def drive(
+        self, steps: Generator[tuple[int, int], None, None], has_estimate: Callable[[], bool], note: Callable[[], str]
+    ) -> Generator[Progress, None, None]:
+        """Make device steps until they end, or until there is a reason to stop and something to hand over.
+
+        Args:
+            steps: What to do.
+            has_estimate: Whether there is something to hand over.
+            note: What is being done, for people.
+        """
+        while True:
+            reason = self._due()
+            if reason is not None and has_estimate():
+                self.reason = reason
+                return
+            started = time.monotonic()
+            told = next(steps, None)
+            self.spent_s += time.monotonic() - started
+            if told is None:
+                return
+            # Once it should stop there will be no second call, and there may be nothing to hand over yet.
+            if has_estimate() or not self.work.stopping:
+                yield self._progress(*told, note())
+
+    def _due(self) -> StopReason | None:
+        if self.work.stopping:
+            return self.work.stop_reason or "cancelled"
+        budget_s = options_of(self.work).time_budget_s
+        # The time is shared out among the stages, so that no class is left with nothing.
+        share = (self.stages_done + 1) / self._num_stages
+        return "time_budget" if budget_s is not None and self.spent_s >= budget_s * share else None
+
+    def _progress(self, done: int, total: int, note: str) -> Progress:
+        come = (self.stages_done + done / max(1, total)) / self._num_stages
+        eta_s = self.spent_s * (1 - come) / come if come else None
+        budget_s = options_of(self.work).time_budget_s
+        if eta_s is not None and budget_s is not None:
+            eta_s = min(eta_s, max(0.0, budget_s - self.spent_s))
+        return Progress(done=done, total=total, eta_s=eta_s, note=note)
+
+    @property
+    def _num_stages(self) -> int:
+        return len(self.targets) * (2 if has_checks(self.work) else 1)
+
+
+def has_checks(work: Work) -> bool:
+    """Whether the method itself shall be tested too."""
+    options = options_of(work)
+    return options.curves or options.sanity_check is not None
