@@ -21,7 +21,7 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor], Tensor],
         *,
         postprocess: Callable[[Tensor], Tensor] | None = None,
         num_classes: int | None = None,

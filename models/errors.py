@@ -4,6 +4,7 @@ ModelError
 ├── UnknownModel            unknown_model
 ├── ModelLoadFailed         model_load_failed
 │   ├── InvalidCard
+│   ├── CompileFailed
 │   ├── WeightsUnavailable
 │   └── WeightsMismatch
 ├── UnknownLayer            invalid_request
@@ -57,6 +58,10 @@ class ModelLoadFailed(ModelError):
 
 class InvalidCard(ModelLoadFailed):
     """A card cannot be read, or says something it must not say."""
+
+
+class CompileFailed(ModelLoadFailed):
+    """The network cannot be exported or compiled here; it is served all the same."""
 
 
 class WeightsUnavailable(ModelLoadFailed):

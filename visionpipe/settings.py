@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,6 +63,8 @@ class Settings(BaseModel):
 
     decode_threads: int = Field(default=0, ge=0)
     """Decode threads of a worker; 0 means the number of cores, at most 16."""
+    compile: Literal["auto", "now", "off"] = "auto"
+    """Whether a worker on a CPU compiles its network beside serving: once that pays, at once, or never."""
     drain_s: float = Field(default=60, gt=0)
     """How long a worker finishes what it holds after SIGTERM, before handing it back."""
     hang_s: float = Field(default=600, gt=0)

@@ -66,6 +66,9 @@ class Batcher:
     _ready: dict[Lane, deque[Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
     _ready_values: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _long_values: int = 0
+    busy_s: float = 0.0
+    """How long the device has computed micro-batches."""
+    _chores: deque[Callable[[], None]] = field(default_factory=deque)
     _suspects: deque[Work] = field(default_factory=deque)
     _long: LongQueue = field(default_factory=LongQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,6 +119,12 @@ class Batcher:
                 self._coming += num_items
                 self._wake.notify()
 
+    def between(self, chore: Callable[[], None]) -> None:
+        """Have something done by the device thread between two steps."""
+        with self._lock:
+            self._chores.append(chore)
+            self._wake.notify()
+
     def put_suspect(self, work: Work) -> None:
         """Hand over an image that must be read, prepared and computed alone."""
         with self._lock:
@@ -157,6 +166,8 @@ class Batcher:
                     self._wake.wait_for(lambda: self._ready[Lane.INTERACTIVE] or not self._coming, ASIDE_S)
                     stood_aside = True
                     continue
+                if self._chores:
+                    return self._chores.popleft()
                 if self._suspects:
                     suspect = self._suspects.popleft()
                     return lambda: self._run_suspect(suspect)
@@ -214,7 +225,10 @@ class Batcher:
             else:
                 live.append(work)
         if live:
-            self.hooks.finished(live, run_batch(self.runtimes[live[0].request.task], live, self._out_of_memory))
+            started = time.monotonic()
+            answers = run_batch(self.runtimes[live[0].request.task], live, self._out_of_memory)
+            self.busy_s += time.monotonic() - started
+            self.hooks.finished(live, answers)
 
     def _run_suspect(self, work: Work) -> None:
         if work.job.dropped:

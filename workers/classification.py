@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -70,7 +70,7 @@ class ClassificationRuntime(Runtime):
         # In one call: objects of Python for each class take twice as long.
         return ClassificationResult.model_validate({"image_size_wh": work.size_wh, "classes": named})
 
-    def _probabilities(self, inputs: Tensor, network: torch.nn.Module | None = None) -> Tensor:
+    def _probabilities(self, inputs: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         logits: Tensor = self.hosted.classifier(network)(inputs)
         return logits.float().softmax(dim=1).cpu()
 
@@ -81,16 +81,22 @@ class ClassificationRuntime(Runtime):
         with torch.inference_mode():
             self._probabilities(self.hosted.to_input(blank.expand(num_images, *blank.shape).contiguous()))
 
-    @torch.inference_mode()
+    def agrees_with(self, compiled: Callable[[Tensor], Tensor]) -> bool:
+        """Compare probabilities with fp32 on the card's parity inputs."""
+        return self._agree(compiled, self.hosted.device.dtype)
+
     def parity(self, precision: str) -> bool:
         """Compare probabilities with fp32 on the card's parity inputs."""
-        inputs = [self._preprocess(picture)[None] for picture in parity_images(self.hosted.entry)]
         network = self.hosted.in_precision(precision)
-        dtype = next(network.parameters(), torch.zeros(0)).dtype
+        return self._agree(network, next(network.parameters(), torch.zeros(0)).dtype)
+
+    @torch.inference_mode()
+    def _agree(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> bool:
+        inputs = [self._preprocess(picture)[None] for picture in parity_images(self.hosted.entry)]
         device = self.hosted.device.torch_device
         exact = torch.cat([self._probabilities(x.to(device), self.hosted.master) for x in inputs])
-        quick = torch.cat([self._probabilities(x.to(device, dtype), network) for x in inputs])
-        return agrees(exact, quick)
+        moved = (x.to(device, dtype).contiguous(memory_format=torch.channels_last) for x in inputs)
+        return agrees(exact, torch.cat([self._probabilities(x, network) for x in moved]))
 
 
 def agrees(exact: Tensor, quick: Tensor) -> bool:

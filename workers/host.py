@@ -32,6 +32,7 @@ from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import open_store
 from workers.batching import HANG_EXIT
+from workers.compiler import Compiler
 from workers.device import keep_freed_memory
 from workers.engine import Engine, Parts
 from workers.hosted import HostedModel
@@ -102,6 +103,15 @@ class Host:
             window=self._window,
             metrics=self._metrics,
         )
+        self._compiler = Compiler(
+            self._hosted,
+            self._runtimes,
+            settings,
+            max_batch,
+            busy_s=lambda: self._engine.batcher.busy_s,
+            between=self._engine.batcher.between,
+            told=self._keeper.tell_code,
+        )
         self._app = self._make_app()
 
     def run(self) -> int:
@@ -110,6 +120,7 @@ class Host:
         self._keeper.start()
         self._serve_http()
         vital("watchdog", self._watch).start()
+        self._compiler.start()
         # Whoever listens to this signal keeps Celery from setting everybody's log level to its own.
         setup_logging.connect(lambda **_: None, weak=False)
         # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
@@ -130,6 +141,7 @@ class Host:
         hurry = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: hurry.set())
+        self._compiler.close()
         self._keeper.retire()
         logger.info("draining: finishing %d images, at most %g s", self._window.held, self._settings.drain_s)
         self._engine.drain(self._settings.drain_s, hurry)

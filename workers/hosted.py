@@ -17,6 +17,28 @@ from visionpipe.schemas.jobs import ModelInfo
 from workers.device import Device, pick_device, pick_precision
 
 
+class Answering(nn.Module):
+    """The network that answers: compiled for inputs of the shapes it was compiled for, eager for others.
+
+    Args:
+        eager: The network as torch runs it.
+    """
+
+    def __init__(self, eager: nn.Module) -> None:
+        super().__init__()
+        self.eager = eager
+        self._compiled: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+
+    def use(self, compiled: Callable[[Tensor], Tensor], shape_CHW: tuple[int, ...]) -> None:
+        """Answer with compiled code from now on; called by the device thread."""
+        self._compiled[shape_CHW] = compiled
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give the network's output for a batch."""
+        answer: Tensor = self._compiled.get(tuple(inputs.shape[1:]), self.eager)(inputs)
+        return answer
+
+
 class HostedModel:
     """A card with its weights on a device.
 
@@ -25,6 +47,7 @@ class HostedModel:
         master: The network in fp32, eval mode, on the device; for hooks and gradients.
         device: Where it computes, and in which precision it answers.
         fast: The network in the answering precision, batch norms folded.
+        answering: The same, with whatever of it has been compiled since.
         folded: Modules inside ``fast`` whose outputs are not those of the same modules in ``master``.
     """
 
@@ -36,12 +59,14 @@ class HostedModel:
         self.master: nn.Module = load(entry).to(torch_device)
         self.device = Device(torch_device, "fp32")
         self.fast: nn.Module = self.master
+        self.answering = Answering(self.fast)
         self.folded: frozenset[str] = frozenset()
 
     def set_precision(self, precision: str) -> None:
         """Make the fast copy: channels_last, and in the precision given."""
         self.device = Device(self.device.torch_device, precision)
         self.fast, self.folded = self._answering(precision)
+        self.answering = Answering(self.fast)
         for derived in ("info", "unfolded"):
             self.__dict__.pop(derived, None)
 
@@ -61,10 +86,10 @@ class HostedModel:
         network = network.to(dtype=Device(self.device.torch_device, precision).dtype)
         return network.to(memory_format=torch.channels_last), folded
 
-    def classifier(self, network: nn.Module | None = None) -> Classifier:
+    def classifier(self, network: Callable[[Tensor], Tensor] | None = None) -> Classifier:
         """Wrap a copy of the network, or the fast one, so that it gives logits (N, K)."""
         return Classifier(
-            self.fast if network is None else network,
+            self.answering if network is None else network,
             postprocess=self.hooks.postprocess,
             num_classes=len(self.card.labels) or None,
             name=self.card.name,

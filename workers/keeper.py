@@ -76,6 +76,10 @@ class Keeper:
         if self._store.external:
             threading.Thread(target=self._clean, name="janitor", daemon=True).start()
 
+    def tell_code(self, code: str) -> None:
+        """Announce from now on how the network is run: ``eager``, ``compiling`` or ``compiled``."""
+        self._record = self._record.model_copy(update={"code": code})
+
     def serve(self) -> None:
         """Announce the worker, now and from now on."""
         self._serving.set()

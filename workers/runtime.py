@@ -15,6 +15,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from visionpipe.errors import OutOfMemoryError
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import Result
@@ -70,6 +72,13 @@ class Runtime(ABC):
     @abstractmethod
     def warm_up(self, num_images: int) -> None:
         """Run one micro-batch of synthetic images."""
+
+    def agrees_with(self, compiled: Callable[[Tensor], Tensor]) -> bool:
+        """Whether a compiled form of the network answers the card's parity inputs as fp32 does; by device thread.
+
+        Only runtimes that answer with ``hosted.answering`` have it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def parity(self, precision: str) -> bool:

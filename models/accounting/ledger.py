@@ -16,7 +16,6 @@ from models.receptive.rules import Field
 from models.receptive.tracker import Tracker
 from models.receptive_field import main_tensor, measured
 
-
 Seen = tuple[torch.Size, Field | None]
 """Shape and receptive fields of an output."""
 

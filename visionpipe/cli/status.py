@@ -149,7 +149,7 @@ def _workers(seen: Snapshot) -> Any:
                 "model": f"{record.model}@{record.digest}" if digests[record.model] > 1 else record.model,
                 "worker": record.worker,
                 "state": f"[{colour}]{'silent' if late else record.state}[/]",
-                "on": f"{record.device} {record.precision}",
+                "on": f"{record.device} {record.precision}{' compiled' if record.code == 'compiled' else ''}",
                 "lanes": " ".join(record.lanes) if some_lanes else "",
                 "images/s": "" if record.rate is None else f"{record.rate:.1f}",
                 "held": str(record.held_items),

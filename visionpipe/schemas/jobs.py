@@ -199,6 +199,8 @@ class WorkerRecord(Schema):
     """For example ``cpu`` or ``cuda:0``."""
     precision: str
     """``fp32``, ``bf16`` or ``fp16``."""
+    code: str = "eager"
+    """``eager``, ``compiling`` or ``compiled``; eager with a reason where it stays so."""
     lanes: list[Lane]
     """The lanes it takes from."""
     media_roots: list[str] = Field(default_factory=list)

@@ -1,0 +1,178 @@
+"""Compiles the hosted network beside serving, and swaps it in between two micro-batches.
+
+Compiling takes about as long as the network computes in ten to sixty seconds, so a worker does it once the device has
+been busy for that long: one that ends after a few images never pays for it. The package stays for the next worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from models.compiling import has_compiler, load_compiled, package_name
+from models.errors import CompileFailed
+from visionpipe.settings import Settings
+from workers.device import cpu_flags
+from workers.hosted import HostedModel
+from workers.runtime import Runtime
+from workers.threads import use_cores
+
+logger = logging.getLogger("visionpipe.compiler")
+
+TASK = "classification"
+"""Whose runtime answers with compiled code."""
+EARNED_S = 20.0
+"""How long the device must have computed before compiling is worth its while."""
+LOOK_S = 1.0
+COMPILE_S = 900.0
+"""A compiler that takes longer than this is given up."""
+
+
+class Compiler:
+    """The compiled form of one hosted network.
+
+    Args:
+        hosted: The model.
+        runtimes: Those of the model, by task.
+        settings: Where packages are kept, and whether to compile at all.
+        max_batch: Largest micro-batch.
+        busy_s: Tells for how long the device has computed.
+        between: Has something done by the device thread between two steps.
+        told: Called with the new state whenever it changes: ``compiling``, ``compiled``, or why it stays ``eager``.
+    """
+
+    def __init__(
+        self,
+        hosted: HostedModel,
+        runtimes: Mapping[str, Runtime],
+        settings: Settings,
+        max_batch: int,
+        *,
+        busy_s: Callable[[], float],
+        between: Callable[[Callable[[], None]], None],
+        told: Callable[[str], None],
+    ) -> None:
+        self._hosted = hosted
+        self._runtime = runtimes.get(TASK)
+        self._settings = settings
+        self._max_batch = max_batch
+        self._busy_s = busy_s
+        self._between = between
+        self._told = told
+        self._child: subprocess.Popen[str] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="compiler", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+        if (reason := self.refusal()) is not None:
+            self._told(f"eager: {reason}")
+            return
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; a compilation under way is given up."""
+        self._closing.set()
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+    def refusal(self) -> str | None:
+        """Why this network is not compiled, if it is not."""
+        if self._settings.compile == "off":
+            return "VISIONPIPE_COMPILE is off"
+        if self._runtime is None:
+            return f"only networks for {TASK} are compiled"
+        if self._hosted.device.torch_device.type != "cpu":
+            return "only networks on a CPU are compiled"
+        if self._shape is None:
+            return "the network's input has no fixed size"
+        if not has_compiler():
+            return "there is no C++ compiler (g++)"
+        return None
+
+    @property
+    def _shape(self) -> tuple[int, int, int] | None:
+        card = self._hosted.card
+        size_hw = card.preprocess.input_size_hw
+        if size_hw is None or card.hooks.preprocess is not None:
+            return None
+        return (len(card.preprocess.mode), *size_hw)
+
+    def _run(self) -> None:
+        use_cores(1)
+        shape = self._shape
+        assert shape is not None
+        folder = self._settings.data_dir.expanduser() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = package_name(self._hosted.entry.digest, self._hosted.device.precision, shape, frozenset(cpu_flags()))
+        try:
+            if not (folder / name).exists():
+                if not self._wait_until_earned():
+                    return
+                self._told("compiling")
+                self._compile(folder / name, shape)
+            self._swap_in(folder / name, shape)
+        except CompileFailed as error:
+            logger.warning("%s is served eagerly: %s", self._hosted.card.name, error.message)
+            self._told("eager: it could not be compiled")
+
+    def _wait_until_earned(self) -> bool:
+        while self._settings.compile != "now" and self._busy_s() < EARNED_S:
+            if self._closing.wait(LOOK_S):
+                return False
+        return True
+
+    def _compile(self, path: Path, shape: tuple[int, int, int]) -> None:
+        entry, started = self._hosted.entry, time.monotonic()
+        models = [] if self._settings.models is None else ["--models-folder", str(self._settings.models)]
+        words = [
+            sys.executable, "-P", "-m", "workers.compile_child", entry.target, str(path), *models,
+            "--precision", self._hosted.device.precision, "--shape", *map(str, shape),
+            "--max-batch", str(self._max_batch),
+        ]  # fmt: skip
+        self._child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = self._child.communicate(timeout=COMPILE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            raise CompileFailed(f"The compiler took longer than {COMPILE_S:.0f} s.") from None
+        if self._child.returncode != 0 or not path.exists():
+            raise CompileFailed(said.strip().splitlines()[-1] if said.strip() else "The compiler ended without a word.")
+        logger.info("compiled %s in %.0f s", entry.target, time.monotonic() - started)
+
+    def _swap_in(self, path: Path, shape: tuple[int, int, int]) -> None:
+        compiled = load_compiled(path)
+        done = threading.Event()
+
+        def swap() -> None:
+            # On the device thread: it alone computes, and nothing else is under way.
+            try:
+                self._swap(compiled, shape)
+            finally:
+                done.set()
+
+        self._between(swap)
+        while not done.wait(LOOK_S):
+            if self._closing.is_set():
+                return
+
+    def _swap(self, compiled: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
+        assert self._runtime is not None
+        try:
+            faithful = self._runtime.agrees_with(compiled)
+        except (RuntimeError, AssertionError) as error:
+            logger.warning("the compiled %s cannot be run: %s", self._hosted.card.name, error)
+            faithful = False
+        if faithful:
+            self._hosted.answering.use(compiled, shape)
+            self._told("compiled")
+        else:
+            logger.warning("the compiled %s answers otherwise and is not used", self._hosted.card.name)
+            self._told("eager: the compiled network answers otherwise")
