@@ -18,8 +18,8 @@ from models.attribution.cascade import Cascade, spread_depths
 from models.attribution.methods import attributor
 from models.attribution.path import FIRST_STEPS
 from models.attribution.question import Question, Settings
-from models.attribution.similarity import Similarity, similarity
 from models.attribution.sanity_verdict import Judgement, judge
+from models.attribution.similarity import Similarity, similarity
 
 PARTS = 100
 """In how many parts the progress of one depth is told."""
