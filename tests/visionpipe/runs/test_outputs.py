@@ -31,16 +31,9 @@ def answered(label: str, score: float = 0.9, **timings: float) -> str:
     return json.dumps({"result": result, "timings": timings})
 
 
-def write(
-    out: Path,
-    rows: dict[bytes, Outcome | str],
-    *,
-    task: str = "classification",
-    labels: Labels | None = None,
-    options: dict | None = None,
-):
+def write(out: Path, rows: dict[bytes, Outcome | str], *, task: str = "classification", labels: Labels | None = None):
     """Write the outputs of a run whose inputs ended so; a text is a reason to skip."""
-    spec = RunSpec(out / "in", task, "m", options or {})
+    spec = RunSpec(out / "in", task, "m")
     with Ledger(out, spec) as ledger:
         ledger.note("pinned", f"m@{INFO.digest}")
         ledger.add(Found(path, 1, 1, skip=how if isinstance(how, str) else None) for path, how in sorted(rows.items()))

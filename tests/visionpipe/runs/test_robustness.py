@@ -19,7 +19,6 @@ from visionpipe.runs.labels import Truth
 from visionpipe.runs.ledger import discard
 from visionpipe.runs.robustness import Robustness
 from visionpipe.runs.rows import Outcome
-from visionpipe.runs.spec import full_options
 from visionpipe.runs.summaries import SUMMARIZERS, summarizer
 from visionpipe.tasks import TASKS
 
@@ -27,7 +26,6 @@ from .conftest import write_digits
 from .test_outputs import write
 
 MODEL = "lenet-digits"
-OPTIONS = full_options("adversarial", {"epsilons": [8 / 255, 16 / 255]})
 ARTIFACT = {"key": f"artifact:{0:064x}", "media_type": "image/png", "size_bytes": 1}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -61,7 +59,7 @@ def table(out: Path) -> list[dict[str, str]]:
 
 
 def summed_up(out: Path, results: list[dict[str, Any]], truths: list[str] | None = None) -> tuple[Any, list[Any]]:
-    made = summarizer("adversarial", OPTIONS)
+    made = summarizer("adversarial")
     for result, label in zip(results, truths or [None] * len(results), strict=True):
         made.add(result, Truth(label) if label else None)
     return made.write(out), table(out)
@@ -69,7 +67,7 @@ def summed_up(out: Path, results: list[dict[str, Any]], truths: list[str] | None
 
 def test_every_summarizer_belongs_to_a_task_and_the_others_have_none():
     assert set(SUMMARIZERS) <= set(TASKS)
-    assert summarizer("classification", {}) is None
+    assert summarizer("classification") is None
 
 
 def test_an_image_is_right_while_the_network_names_it_rightly_before_and_after(tmp_path):
@@ -127,7 +125,7 @@ def test_without_matplotlib_there_is_the_table_and_a_line_that_says_why(tmp_path
 
 
 def test_a_hundred_thousand_results_are_no_more_than_a_few_counters():
-    made, result = Robustness(OPTIONS), attacked("1", (8 / 255, "1"), (16 / 255, "2"))
+    made, result = Robustness(), attacked("1", (8 / 255, "1"), (16 / 255, "2"))
     for _ in range(100_000):
         made.add(result, None)
     assert len(made.levels) == 3
@@ -137,9 +135,7 @@ def test_a_hundred_thousand_results_are_no_more_than_a_few_counters():
 def test_report_page_and_clean_accuracy_name_the_curve(tmp_path):
     answers = {b"a.png": attacked("1", (0.1, "7")), b"b.png": attacked("2", (0.1, "2"))}
     rows = {path: Outcome(0, json.dumps({"result": result, "timings": {}})) for path, result in answers.items()}
-    report = write(
-        tmp_path, rows, task="adversarial", labels=Labels({"a.png": Truth("1"), "b.png": Truth("3")}), options=OPTIONS
-    )
+    report = write(tmp_path, rows, task="adversarial", labels=Labels({"a.png": Truth("1"), "b.png": Truth("3")}))
     assert [row["accuracy"] for row in table(tmp_path)] == ["0.5", "0"]
     assert (report.accuracy[0].right, report.accuracy[0].wrong) == (1, 1)
     stored = json.loads((tmp_path / "report.json").read_text())
@@ -157,7 +153,7 @@ def test_report_page_and_clean_accuracy_name_the_curve(tmp_path):
 
 def test_a_run_without_results_writes_no_curve(tmp_path):
     fault = Outcome(0, '{"error":{"code":"poison","message":"it kills"}}', "poison", "it kills")
-    assert write(tmp_path, {b"a.png": fault}, task="adversarial", options=OPTIONS).summary is None
+    assert write(tmp_path, {b"a.png": fault}, task="adversarial").summary is None
     assert not list(tmp_path.glob("robustness.*"))
 
 
