@@ -22,7 +22,7 @@ from workers.feature_visualization_network import InspectedNetwork
 from workers.feature_visualization_steps import climb, deconvnet, filter_views
 from workers.feature_visualization_views import View, answer, options_of, told
 from workers.hosted import HostedModel
-from workers.runtime import Answer, Outcome, Runtime
+from workers.runtime import Answer, Runtime
 from workers.work import Work
 
 
@@ -73,7 +73,7 @@ class FeatureVisualizationRuntime(Runtime):
             found = peaks(maps, channels=options.channels, most=options.max_channels, selection=options.selection)
         return [[View(unit, self.network.box_xyxy(unit, x_NCHW)) for unit in units] for units in found]
 
-    def results(self, outputs: list[list[View]], batch: Sequence[Work]) -> list[Outcome]:
+    def results(self, outputs: list[list[View]], batch: Sequence[Work]) -> list[Answer]:
         """Tell each image's units, or that its numbers are none."""
         return [self._told(work, views) for work, views in zip(batch, outputs, strict=True)]
 
@@ -118,10 +118,10 @@ class FeatureVisualizationRuntime(Runtime):
         self.network.box_xyxy(unit, probe_1CHW)
         Deconvnet(self.network.survey, [layer], probe_1CHW).project(unit)
 
-    def _told(self, work: Work, views: list[View]) -> Outcome:
+    def _told(self, work: Work, views: list[View]) -> Answer:
         if not all(math.isfinite(view.peak.activation) for view in views):
             return ArithmeticError(f"{self.hosted.card.name} gave activations that are not finite")
-        return FeatureVisualizationResult(
+        return lambda: FeatureVisualizationResult(
             image_size_wh=work.size_wh,
             method=options_of(work).method,
             units=told(work, views, self.network.preprocessing),

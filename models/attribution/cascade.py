@@ -104,15 +104,30 @@ def _run(classifier: nn.Module, probe_1CHW: Tensor) -> tuple[list[str], set[int]
         classifier.requires_grad_(True)
         with torch.enable_grad():
             logits_1K: Tensor = classifier(probe_1CHW)
-            # The sum of squares, because that of softmaxed or normalised outputs is constant.
-            gradients = torch.autograd.grad(logits_1K.square().sum(), parameters, allow_unused=True)
+        used = _used(logits_1K, parameters)
     finally:
         for handle in handles:
             handle.remove()
         for parameter, before in zip(parameters, wanted, strict=True):
             parameter.requires_grad_(before)
-    used = zip(parameters, gradients, strict=True)
-    return list(ran), {id(parameter) for parameter, gradient in used if gradient is not None}
+    if used is None:
+        modules = [classifier.get_submodule(name) for name in ran]
+        used = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
+    return list(ran), used
+
+
+def _used(logits_1K: Tensor, parameters: list[nn.Parameter]) -> set[int] | None:
+    """Give the identities of the parameters that the logits depend on; ``None`` where nothing can be differentiated."""
+    if not logits_1K.requires_grad:
+        return None
+    try:
+        # The sum of squares, because the sum of probabilities is constant.
+        total = logits_1K.square().sum()
+        gradients: list[Tensor | None] = list(torch.autograd.grad(total, parameters, allow_unused=True))
+    except RuntimeError:
+        return None
+    pairs = zip(parameters, gradients, strict=True)
+    return {id(parameter) for parameter, gradient in pairs if gradient is not None}
 
 
 def _reset(module: nn.Module) -> None:

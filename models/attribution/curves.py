@@ -18,7 +18,7 @@ from models.attribution.attributor import Steps
 from models.attribution.pace import Pace
 from models.attribution.question import Question, Settings
 
-BLUR_SHARE = 0.05
+BLUR_SHARE = 0.1
 """Standard deviation of the blur that insertion may start from, as a share of the input's shorter side."""
 
 

@@ -51,7 +51,7 @@ def rank_correlation(one_HW: Map, other_HW: Map) -> float:
 
 def structural_similarity(one_HW: Map, other_HW: Map) -> float:
     """Give SSIM (Wang et al., 2004) of two maps as pictures show them; 0 where a map has but one value."""
-    from skimage.metrics import structural_similarity as ssim
+    from skimage import metrics
 
     if is_flat(one_HW) or is_flat(other_HW):
         return 0.0
@@ -60,6 +60,7 @@ def structural_similarity(one_HW: Map, other_HW: Map) -> float:
     missing = [max(0, WINDOW_PX - side) for side in one_HW.shape]
     padding = [(0, pixels) for pixels in missing]
     padded = (np.pad(values_HW, padding, mode="edge") for values_HW in (one_HW, other_HW))
+    ssim: Any = metrics.structural_similarity
     return float(ssim(*padded, win_size=WINDOW_PX, data_range=2.0 if lowest < 0 else 1.0))
 
 

@@ -43,7 +43,7 @@ def write_outputs(
     layout = columns(spec.task, ledger.widest("$.result.classes"))
     target = ledger.facts().get("pinned", spec.model)
     tally, comparison = Tally(), Comparison(labels)
-    summary = summarizer(spec.task, spec.options)
+    summary = summarizer(spec.task)
     gallery, finder, drawn = Gallery(spec.folder_bytes, real_path(out)), Finder(out, spec.task), 0
     more = ["overlay"] if finder.drawn else []
     # One pass over the ledger feeds everything, so memory stays flat however many inputs there are.

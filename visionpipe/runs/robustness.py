@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,18 +68,15 @@ class Robustness:
 
     An image counts as right at an epsilon if the network named it rightly at first and does so still. Without labels
     the share of images counts whose answer changed.
-
-    Args:
-        options: Those of the run.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         self.levels: dict[float, Level] = {}
-        self._norm = options["norm"]
-        self._name = f"{options['method'].upper()}, {'L-infinity' if self._norm == 'linf' else 'L2'}"
+        self._method = self._norm = ""
 
     def add(self, result: dict[str, Any], truth: Truth | None) -> None:
-        """Take one image's attacks into account."""
+        """Take one image's attacks into account; all of a run are of the same kind."""
+        self._method, self._norm = result["method"], result["norm"]
         before = result["before"]["label"]
         known_right = truth is not None and before == truth.label
         self._count(0.0, truth, right=known_right)
@@ -103,6 +99,10 @@ class Robustness:
     def curve(self) -> list[tuple[float, Level]]:
         """By rising epsilon."""
         return sorted(self.levels.items())
+
+    @property
+    def _name(self) -> str:
+        return f"{self._method.upper()}, {'L-infinity' if self._norm == 'linf' else 'L2'}"
 
     @property
     def supervised(self) -> bool:

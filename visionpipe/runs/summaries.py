@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +21,14 @@ class Summarizer(Protocol):
         """Write the files into the output folder, if there is anything to tell."""
 
 
-SUMMARIZERS: dict[str, Callable[[Mapping[str, Any]], Summarizer]] = {"adversarial": Robustness}
-"""Task → what makes its summarizer from the run's options."""
+SUMMARIZERS: dict[str, Callable[[], Summarizer]] = {"adversarial": Robustness}
+"""Task → what makes its summarizer."""
 
 SUMMARY_FILES = (*FILES,)
 """Everything that any of them writes, relative to the output folder; a fresh run throws it away."""
 
 
-def summarizer(task: str, options: Mapping[str, Any]) -> Summarizer | None:
+def summarizer(task: str) -> Summarizer | None:
     """Make the summarizer of a task, if it has one."""
     made = SUMMARIZERS.get(task)
-    return None if made is None else made(options)
+    return None if made is None else made()
