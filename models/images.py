@@ -47,6 +47,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 _GREY_MODES = ("1", "L", "LA", "La")
 _GREY_16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -58,22 +59,28 @@ class Decoded:
 
     image: Image.Image
     """Upright pixels, uint8, mode ``RGB``, or ``L`` where the file is grey."""
+    full_wh: tuple[int, int] | None = None
+    """The picture's own size, where it was decoded at a fraction of that."""
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height in pixels, after EXIF orientation."""
-        return self.image.size
+        """Width and height of the picture in pixels, after EXIF orientation."""
+        return self.full_wh or self.image.size
 
 
-def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
+def decode(data: bytes, *, max_bytes: int, max_pixels: int, enough_px: int | None = None) -> Decoded:
     """Decode the first frame of a picture.
 
     Transparency is dropped, as ``convert("RGB")`` does. 16-bit grey is scaled to 8 bits. Safe in threads.
+
+    A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size, which is several times
+    faster: its blocks are transformed back to fewer pixels, each the mean of those it stands for.
 
     Args:
         data: The encoded picture.
         max_bytes: Largest encoded size.
         max_pixels: Largest decoded size, width times height.
+        enough_px: Length of the shorter side that is enough; unset decodes in full.
 
     Raises:
         ImageTooLarge: It exceeds a limit.
@@ -90,6 +97,10 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
         _check_size(headers.early_size_wh(file_format, data), max_pixels)
         image = _open(file_format, data)
         _check_size(image.size, max_pixels)
+        full_wh = image.size
+        if enough_px is not None and file_format == "JPEG":
+            image.draft(None, (enough_px, enough_px))
+        is_full = image.size == full_wh
         image.load()
         # A GIF's frame may be larger than its header says.
         _check_size(image.size, max_pixels)
@@ -97,6 +108,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
         orientation = headers.exif_orientation(image.info.get("exif"))
         if orientation != 1 and file_format != "TIFF":
             upright = upright.transpose(_TRANSPOSE[orientation])
+            full_wh = full_wh[::-1] if orientation in _SIDEWAYS else full_wh
     except ModelError:
         raise
     except Image.DecompressionBombError as error:
@@ -104,7 +116,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
     except Exception as error:
         # Pillow answers malformed files with nearly every exception there is; all of them are the file's fault.
         raise _fault(file_format, error) from error
-    return Decoded(upright)
+    return Decoded(upright, None if is_full else full_wh)
 
 
 def _fault(file_format: str, error: Exception) -> InvalidImage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -35,11 +37,12 @@ class Preprocess:
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
         """Prepare one picture.
 
         Args:
             image: Upright, mode RGB or L.
+            full_wh: The picture's own size, where ``image`` is a smaller form of it.
 
         Returns:
             float32 of shape (C, H, W), normalised.
@@ -47,28 +50,41 @@ class Preprocess:
         Raises:
             ImageTooLarge: The picture is so thin that its resized form has too many pixels, and nothing crops it.
         """
-        return self.normalise(self.levels(image))
+        return self.normalise(self.levels(image, full_wh))
 
-    def levels(self, image: Image.Image) -> Tensor:
+    def levels(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
         """Resize and crop one picture; gives uint8 of shape (C, H, W)."""
         mode = self.preprocessing.mode
         if image.mode != mode:
             image = image.convert(mode)
-        image = self._fit(image)
+        image = self._fit(image, full_wh or image.size)
         levels_HWC = np.array(image).reshape(image.height, image.width, len(mode))
         return torch.from_numpy(levels_HWC).permute(2, 0, 1).contiguous()
+
+    @property
+    def enough_px(self) -> int | None:
+        """Shorter side of a picture from which the input is as good as from any larger one; unset: it never is.
+
+        Twice the side it is resized to: what was averaged to fewer pixels before is averaged once more.
+        """
+        resize = self.preprocessing.resize
+        if resize is None or self.preprocessing.interpolation == "nearest":
+            return None
+        return 2 * (resize if isinstance(resize, int) else max(resize))
 
     def normalise(self, levels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise; uint8 of shape (..., C, H, W) gives float32 of the same shape and device."""
         mean, std = self._mean.to(levels.device), self._std.to(levels.device)
         return levels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
-    def _fit(self, image: Image.Image) -> Image.Image:
-        resized_wh = geometry.resized_size_wh(image.size, self.preprocessing)
+    def _fit(self, image: Image.Image, full_wh: tuple[int, int]) -> Image.Image:
+        resized_wh = geometry.resized_size_wh(full_wh, self.preprocessing)
         if resized_wh[0] * resized_wh[1] > MAX_RESIZED_PIXELS:
             return self._fit_thin(image, resized_wh)
         if resized_wh != image.size:
-            image = image.resize(resized_wh, self._resampling)
+            # The last column and row of a fraction may stand for less than a whole pixel of it.
+            fraction = 2 ** round(math.log2(full_wh[0] / image.width))
+            image = image.resize(resized_wh, self._resampling, box=(0, 0, full_wh[0] / fraction, full_wh[1] / fraction))
         crop_wh = geometry.crop_size_wh(resized_wh, self.preprocessing)
         if crop_wh == image.size:
             return image
@@ -79,7 +95,8 @@ class Preprocess:
     def _fit_thin(self, image: Image.Image, resized_wh: tuple[int, int]) -> Image.Image:
         # Pillow keeps the box in single precision, so a level may differ by one from resizing all of it.
         crop_wh = geometry.crop_size_wh(resized_wh, self.preprocessing)
-        (scale_x, scale_y), (left, top) = geometry.placement(image.size, self.preprocessing)
+        left, top = (geometry.offset(*sides) for sides in zip(resized_wh, crop_wh, strict=True))
+        scale_x, scale_y = (to / of for to, of in zip(resized_wh, image.size, strict=True))
         if crop_wh[0] * crop_wh[1] > MAX_RESIZED_PIXELS or min(left, top) < 0:
             raise ImageTooLarge(
                 f"Expected at most {MAX_RESIZED_PIXELS} pixels after resizing, got {resized_wh[0]}x{resized_wh[1]}.",

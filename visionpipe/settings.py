@@ -63,6 +63,8 @@ class Settings(BaseModel):
 
     decode_threads: int = Field(default=0, ge=0)
     """Decode threads of a worker; 0 means the number of cores, at most 16."""
+    full_decode: bool = False
+    """Whether workers decode every JPEG in full, also where the network wants far fewer pixels."""
     compile: Literal["auto", "now", "off"] = "auto"
     """Whether a worker on a CPU compiles its network beside serving: once that pays, at once, or never."""
     drain_s: float = Field(default=60, gt=0)

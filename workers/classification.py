@@ -29,17 +29,21 @@ class ClassificationRuntime(Runtime):
 
     def __init__(self, hosted: HostedModel) -> None:
         super().__init__(hosted)
-        reference = Preprocess(hosted.card.preprocess)
-        self._preprocess = hosted.hooks.preprocess or reference
-        # Batches are normalised on the device: four small operations per picture take longer than a small network.
-        self._prepare = hosted.hooks.preprocess or reference.levels
-        self._normalise = reference.normalise
+        self._reference = Preprocess(hosted.card.preprocess)
+        self._preprocess = hosted.hooks.preprocess or self._reference
         self._labels = hosted.card.labels
+
+    def enough_px(self) -> int | None:
+        """Twice the side that the card resizes to; the owner's own code gets pictures in full."""
+        return self._reference.enough_px if self.hosted.hooks.preprocess is None else None
 
     def prepare(self, work: Work) -> None:
         """Make the network's input: levels, uint8 (C, H, W), or what the owner's own code gives, float32."""
         assert work.image is not None
-        work.prepared = self._prepare(work.image.image)
+        if self.hosted.hooks.preprocess is not None:
+            work.prepared = self.hosted.hooks.preprocess(work.image.image)
+        else:
+            work.prepared = self._reference.levels(work.image.image, work.image.full_wh)
         work.num_pixels = work.prepared.numel()
         work.key = tuple(work.prepared.shape)
 
@@ -48,7 +52,8 @@ class ClassificationRuntime(Runtime):
         """Give probabilities, float32 (N, K) in [0, 1], on the CPU."""
         inputs_NCHW = torch.stack([work.prepared for work in batch])
         if inputs_NCHW.dtype == torch.uint8:
-            inputs_NCHW = self._normalise(inputs_NCHW.to(self.hosted.device.torch_device))
+            # All at once, on the device: four small operations per picture take longer than a small network.
+            inputs_NCHW = self._reference.normalise(inputs_NCHW.to(self.hosted.device.torch_device))
         return self._probabilities(self.hosted.to_input(inputs_NCHW))
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Outcome]:

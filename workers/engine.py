@@ -198,10 +198,10 @@ class Engine:
     def _prepare(self, work: Work) -> bool:
         """Fetch, decode and preprocess; an exception is the image's outcome."""
         try:
-            if work.ref is not None:
-                self._reader.fill(work, work.ref)
-            started = time.monotonic()
             runtime = self._parts.runtimes[work.request.task]
+            if work.ref is not None:
+                self._reader.fill(work, work.ref, enough_px=runtime.enough_px())
+            started = time.monotonic()
             runtime.prepare(work)
             work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
             # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.

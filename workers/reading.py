@@ -37,18 +37,18 @@ class Reader:
         data = persist(lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s)
         return self._decode(data)
 
-    def fill(self, work: Work, ref: ImageRef) -> None:
+    def fill(self, work: Work, ref: ImageRef, *, enough_px: int | None = None) -> None:
         """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does."""
         started = time.monotonic()
         data = persist(
             lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
         )
         fetched = time.monotonic()
-        work.image = self._decode(data)
+        work.image = self._decode(data, None if self._settings.full_decode else enough_px)
         work.size_wh = work.image.size_wh
         work.times_ms["fetch_ms"] = (fetched - started) * 1000
         work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
 
-    def _decode(self, data: bytes) -> Decoded:
+    def _decode(self, data: bytes, enough_px: int | None = None) -> Decoded:
         limits = self._settings
-        return decode(data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
+        return decode(data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels, enough_px=enough_px)

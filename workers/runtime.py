@@ -46,6 +46,10 @@ class Runtime(ABC):
     def __init__(self, hosted: HostedModel) -> None:
         self.hosted = hosted
 
+    def enough_px(self) -> int | None:
+        """Shorter side, in pixels, at which pictures may be decoded instead of in full; unset: never."""
+        return None
+
     @abstractmethod
     def prepare(self, work: Work) -> None:
         """Set ``work.prepared``, ``work.num_pixels`` and ``work.key`` from ``work.image`` and the request."""

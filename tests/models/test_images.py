@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
+from models.cards import Preprocessing
 from models.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedImage
 from models.images import decode
+from models.preprocess import Preprocess
 
 LIMITS = {"max_bytes": 32 * 2**20, "max_pixels": 50_000_000}
 
@@ -318,3 +320,49 @@ def test_a_pnm_of_comments_takes_no_time(data):
     with pytest.raises(InvalidImage):
         decode(data, **LIMITS)
     assert time.monotonic() - begun < 5
+
+
+def photograph(size_wh, **how):
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    stream = io.BytesIO()
+    coarse.resize(size_wh, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90, **how)
+    return stream.getvalue()
+
+
+ROOM = {"max_bytes": 2**28, "max_pixels": 2**28}
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "enough_px", "expected_wh"),
+    [
+        ((1201, 801), 400, (601, 401)),
+        ((1201, 801), 401, (1201, 801)),
+        ((4000, 3000), 448, (1000, 750)),
+        ((4000, 300), 448, (4000, 300)),
+        ((640, 480), None, (640, 480)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction_that_is_enough(size_wh, enough_px, expected_wh):
+    decoded = decode(photograph(size_wh), **ROOM, enough_px=enough_px)
+    assert decoded.image.size == expected_wh
+    assert decoded.size_wh == size_wh
+
+
+def test_a_fraction_of_a_picture_on_its_side_keeps_its_own_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode(photograph((1600, 1200), exif=exif), **ROOM, enough_px=300)
+    assert (decoded.image.size, decoded.size_wh) == ((300, 400), (1200, 1600))
+
+
+@pytest.mark.parametrize("size_wh", [(1601, 1201), (2049, 1537), (4032, 3024)])
+def test_the_input_from_a_fraction_is_that_from_the_whole_within_a_level(size_wh):
+    preprocess = Preprocess(Preprocessing(resize=232, crop=224))
+    data = photograph(size_wh)
+    whole, part = decode(data, **ROOM), decode(data, **ROOM, enough_px=preprocess.enough_px)
+    assert part.image.size < whole.image.size
+    levels = preprocess.levels(part.image, part.full_wh).int() - preprocess.levels(whole.image).int()
+    assert levels.shape == (3, 224, 224)
+    assert levels.abs().float().mean() < 0.5
+    assert levels.abs().max() <= 6
