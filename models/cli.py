@@ -14,6 +14,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from models import weights
+from models.accounting.command import profile_model
+from models.auditing.command import audit_model
 from models.cards import Card, Task
 from models.catalog import Catalog, Entry, Source
 from models.retrain.command import retrain_model
@@ -23,6 +25,8 @@ app = typer.Typer(
     name="models", help="List, show, fetch and retrain the models that a worker can host.", no_args_is_help=True
 )
 app.command("retrain")(retrain_model)
+app.command("audit")(audit_model)
+app.command("profile")(profile_model)
 
 FolderOption = Annotated[
     Path | None,
