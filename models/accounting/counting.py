@@ -47,7 +47,9 @@ def profile(entry: Entry, shape: tuple[int, int, int] | None = None) -> Profile:
     ledger, notes = _hollow(entry, shape), []
     if ledger is None:
         ledger = _real(entry, shape)
-        notes.append("It ran on a picture of noise: where its course depends on what it sees, counts hold for that run.")
+        notes.append(
+            "It ran on a picture of noise: where its course depends on what it sees, counts hold for that run."
+        )
     return Profile(
         model=entry.target,
         input_shape=shape,

@@ -22,9 +22,10 @@ def main() -> None:
         gflops, published = counted.multiply_adds / 1e9, counted.published
         deviation = gflops / published["gflops"] - 1
         same = counted.parameters == published["num_params"]
+        shape = "x".join(map(str, counted.input_shape))
+        verdict = "as published" if same else f"published: {published['num_params']:,.0f}"
         print(
-            f"{name:44} {'x'.join(map(str, counted.input_shape)):>12} {counted.parameters:>11,} parameters "
-            f"{'=' if same else f'not {published["num_params"]:,.0f}'} {gflops:9.3f} GFLOPs {deviation:+8.2%}",
+            f"{name:44} {shape:>11} {counted.parameters:>11,} parameters {verdict} {gflops:9.3f} GFLOPs {deviation:+8.2%}",
             flush=True,
         )
         if not same or abs(deviation) > 0.01:
