@@ -45,6 +45,7 @@ class Audit:
         figures: One per picture and method.
         skipped: Files that were left out.
         files: Files that were written.
+        output: Where they are.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Audit:
     figures: list[Figures] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    output: Path | None = None
 
     @property
     def num_images(self) -> int:
@@ -61,7 +63,7 @@ class Audit:
     def title(self) -> str:
         """Say what the table is of."""
         number = self.num_images
-        return f"{self.model}, {number} picture{'s' * (number != 1)}; with all layers random:"
+        return f"{self.model}, {number} picture{'s' * (number != 1)}; similarities are those with all layers random"
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON values."""
@@ -94,7 +96,7 @@ def audit(
     Raises:
         UnsupportedOption: No picture can be read, or there is no such class.
     """
-    made = Audit(subject.entry.target)
+    made = Audit(subject.entry.target, output=output)
     paths = list(_files(images))
     total = len(paths) * len(options.methods)
     faults: dict[Method, str] = {}

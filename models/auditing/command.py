@@ -99,8 +99,12 @@ def show(made: Audit, console: Console) -> None:
     for note in tables.notes(made.summaries):
         console.print()
         console.print(escape(note), highlight=False)
-    for path in made.files:
-        console.print(f"Written: {escape(str(path))}", soft_wrap=True, highlight=False)
+    tables_written = [path.name for path in made.files if path.suffix == ".csv"]
+    strips = len(made.files) - len(tables_written)
+    if made.output is not None:
+        more = f" and {strips} strip{'s' * (strips != 1)}" if strips else ""
+        where = escape(str(made.output))
+        console.print(f"\nIn {where}: {', '.join(tables_written)}{more}", soft_wrap=True, highlight=False)
 
 
 def _show_skipped(skipped: list[Skipped], console: Console) -> None:

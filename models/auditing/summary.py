@@ -30,7 +30,7 @@ class Spread:
         return cls(float(known.mean()), float(known.std())) if known.size else None
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.sd:.2f}"
+        return f"{round(self.mean, 2) + 0.0:.2f} ±{self.sd:.2f}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from models.auditing.measuring import Figures
@@ -22,9 +21,14 @@ def table(summaries: Sequence[Summary], title: str = "") -> Table:
     """Show the methods; columns that nobody asked for are left out."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("method", no_wrap=True)
-    columns = [("verdict", "sanity"), ("correlation", "corr."), ("correlation_abs", "|corr.|"), ("ssim", "SSIM")]
-    columns += [("deletion_auc", "del. AUC"), ("insertion_auc", "ins. AUC")]
-    columns += [("completeness_error", "completeness"), ("seconds", "s")]
+    columns = [
+        ("verdict", "sanity"),
+        ("verdicts", "pictures\npass/?/fail"),
+        ("correlation", "rank\ncorrelation"),
+        ("correlation_abs", "of abs.\nvalues"),
+    ]
+    columns += [("ssim", "SSIM"), ("deletion_auc", "del.\nAUC"), ("insertion_auc", "ins.\nAUC")]
+    columns += [("completeness_error", "compl.\nerror"), ("seconds", "s")]
     shown = [column for column in columns if any(_cell(summary, column[0]) for summary in summaries)]
     for name, heading in shown:
         made.add_column(heading, justify="left" if name == "verdict" else "right", no_wrap=True)
@@ -76,6 +80,7 @@ def write_images(figures: Sequence[Figures], path: Path) -> None:
     rows = []
     for one in figures:
         row = asdict(one)
+        del row["reason"]
         last = row.pop("depths")[-1:]
         names = ("correlation", "correlation_abs", "ssim")
         row |= dict(zip(names, last[0][2:] if last else ("", "", ""), strict=True))
@@ -102,12 +107,16 @@ def _cell(summary: Summary, column: str) -> str:
             return ""
         colour = _COLOURS[summary.judgement.verdict]
         return f"[{colour}]{summary.judgement.verdict}[/]"
+    if column == "verdicts":
+        return "/".join(map(str, summary.verdicts)) if summary.judgement is not None else ""
     spread: Spread | None = getattr(summary, column)
     if spread is None:
         return ""
-    if column == "completeness_error":
-        return f"{spread.mean:.2%}"
-    return f"{spread.mean:.2g}" if column == "seconds" else escape(str(spread))
+    if column in ("correlation", "correlation_abs"):
+        return str(spread)
+    return {"completeness_error": f"{spread.mean:.2%}", "seconds": f"{spread.mean:.2g}"}.get(
+        column, f"{spread.mean:.2f}"
+    )
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
