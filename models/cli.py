@@ -18,6 +18,7 @@ from models.accounting.command import profile_model
 from models.auditing.command import audit_model
 from models.cards import Card, Task
 from models.catalog import Catalog, Entry, Source
+from models.choosing.command import choose_model
 from models.retrain.command import retrain_model
 from models.terminal import console_err, console_out, told
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("retrain")(retrain_model)
 app.command("audit")(audit_model)
 app.command("profile")(profile_model)
+app.command("choose")(choose_model)
 
 FolderOption = Annotated[
     Path | None,

@@ -1,7 +1,7 @@
 """Latencies measured on this machine, kept in one small JSON file.
 
-``latencies.json`` in the data folder (``VISIONPIPE_DATA_DIR``, else ``~/.local/share/visionpipe``) holds a list, one
-object for each model, input, device, precision and batch; a new measurement takes the place of an older one of the same.
+``latencies.json`` in the data folder (``VISIONPIPE_DATA_DIR``, else ``~/.local/share/visionpipe``) holds a list: one
+object for each model, input, device, precision and batch. A new measurement takes the place of an older one.
 """
 
 from __future__ import annotations

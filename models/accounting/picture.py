@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "convolution": "#3b75af",
-    "depthwise or grouped": "#77b5d9",
+    "1x1 convolution": "#77b5d9",
+    "depthwise or grouped": "#1b998b",
     "linear": "#d97a27",
     "attention, matmul": "#b23a48",
     "normalisation": "#8d99ae",
-    "pooling": "#5b9e64",
+    "pooling": "#8fb339",
     "other": "#c9c9c9",
 }
 """Sorts of work, in the order of the legend."""
 LABELLED = 26
 """How many layers bear their names."""
+LABEL = 26
+"""Characters of a name that are shown, its last ones."""
 
 
 def draw_costs(profile: Profile, path: Path) -> None:
@@ -85,7 +88,9 @@ def _draw(axes: Axes, layers: list[Layer], title: str, value: Callable[[Layer], 
 def _name(axes: Axes, layers: list[Layer]) -> None:
     step = max(1, -(-len(layers) // LABELLED))
     places = range(0, len(layers), step)
-    axes.set_xticks(list(places), [layers[place].name or "(network)" for place in places], rotation=40, ha="right")
+    names = [layers[place].name or "(network)" for place in places]
+    short = [name if len(name) <= LABEL else f"...{name[3 - LABEL :]}" for name in names]
+    axes.set_xticks(list(places), short, rotation=40, ha="right")
     axes.tick_params(axis="x", labelsize=7)
 
 
@@ -93,7 +98,9 @@ def sort_of(layer: Layer) -> str:
     """Sort a row by the kind of its work."""
     lies, kind = layer.windows, layer.kind.lower()
     if lies is not None and lies.in_channels:
-        return "depthwise or grouped" if lies.groups > 1 else "convolution"
+        if lies.groups > 1:
+            return "depthwise or grouped"
+        return "1x1 convolution" if max(lies.kernel) == 1 else "convolution"
     if "matmul" in kind or "attention" in kind or "bmm" in layer.operators:
         return "attention, matmul"
     if layer.multiply_adds:

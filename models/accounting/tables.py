@@ -108,14 +108,13 @@ def _totals(profile: Profile, precision: str, batch: int) -> Iterator[str]:
     told = f", published {published:g} G" if published else ""
     yield f"  multiply-adds  [bold]{profile.multiply_adds / 1e9:.4g} G[/]{told}"
     width = BYTES[precision]
+    kept, alive = (_mebibytes(count * width * batch) for count in (profile.activations, profile.peak_activations))
     yield (
-        f"  activations    [bold]{profile.activations / 1e6:.4g} M[/] values, input included: "
-        f"{_mebibytes(profile.activations * width * batch)} in {precision} at batch {batch} if all are kept, as training does;"
+        f"  activations    [bold]{profile.activations / 1e6:.4g} M[/] values, the input included: {kept} if all are kept, "
+        "as training does"
     )
-    yield (
-        f"                 {_mebibytes(profile.peak_activations * width * batch)} at once while it answers; "
-        f"parameters take {_mebibytes(profile.parameters * width)}"
-    )
+    yield f"                 {alive} alive at once while it answers, both at batch {batch} in {precision}"
+    yield f"  weights' file  {_mebibytes(profile.parameters * width)} in {precision}"
 
 
 def _mebibytes(count: float) -> str:

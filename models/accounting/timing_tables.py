@@ -33,7 +33,7 @@ def show(profile: Profile, measured: Measured, console: Console, *, everything: 
     console.print(
         f"Roofline, measured here: {roofline.multiply_adds_per_s / 1e9:,.0f} G multiply-adds/s and "
         f"{roofline.bytes_per_s / 1e9:,.1f} GB/s, so memory limits below {roofline.ridge:.3g} multiply-adds per byte. "
-        f"The network reaches {rate / 1e9:,.3g} G multiply-adds/s, {rate / roofline.multiply_adds_per_s:.0%} of the peak.",
+        f"The network reaches {rate / 1e9:,.3g} G multiply-adds/s, {rate / roofline.multiply_adds_per_s:.0%} of that.",
         highlight=False,
     )
     console.print(_table(profile, measured, everything=everything), highlight=False)
