@@ -19,7 +19,7 @@ from models.attribution.question import Question, Settings
 
 MAX_ERROR = 0.01
 """Completeness error at which the number of points is enough, unless it is asked for."""
-FIRST_STEPS, MAX_STEPS = 32, 2048
+FIRST_STEPS, MAX_STEPS = 32, 512
 """Points of the first and the last attempt at that."""
 PANEL = 512
 """Most points of one Gauss-Legendre rule, whose making costs the cube of their number."""
