@@ -51,6 +51,7 @@ def judge(
     num_random: Sequence[int],
     num_layers: int,
     num_pixels: int,
+    says_nothing: bool = False,
 ) -> Judgement:
     """Judge a method by its similarities on one image or several.
 
@@ -62,11 +63,14 @@ def judge(
         num_random: How many layers that were.
         num_layers: How many there are.
         num_pixels: Of a map.
+        says_nothing: Whether the trained network's map has but one value.
     """
     means_D3 = np.asarray(similarities_ND3, dtype=np.float64).mean(axis=0)
     shares_D = _shares(means_D3)
-    kept, kept_abs = float(shares_D.mean()), float((means_D3[:, 1] ** 2).mean())
+    kept, kept_abs = float(shares_D.mean()), float((means_D3[:, 1].clip(0) ** 2).mean())
     verdict, because = _verdict(kept, kept_abs, float(shares_D[-1]), is_full=num_random[-1] == num_layers)
+    if says_nothing:
+        verdict, because = "inconclusive", "The trained network's map has but one value: there is nothing to compare."
     images = "" if len(similarities_ND3) == 1 else f", mean of {len(similarities_ND3)} images"
     reason = (
         f"{because} Over {len(layers)} depth{'s' * (len(layers) > 1)} it keeps {kept:.0%} of the ranks' variance "

@@ -1,8 +1,8 @@
 """``python -m models.recipes.sanity -o FOLDER``: which attribution methods show what a network has learnt.
 
-Trains ResNet-18 on cluttered digits unless FOLDER holds it already, then runs the sanity check of four methods on it and
-on the bundled ``vgg-digits``, over canvases of held-out digits. Prints the tables, writes them as CSV, and draws the
-figure that the README shows.
+Trains ResNet-18 on cluttered digits unless FOLDER holds it already, then runs the sanity check of four methods on it
+and on the bundled ``vgg-digits``, over canvases of held-out digits. Prints the tables, writes them as CSV, and draws
+the figure that the README shows.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ FIGURE = Path(__file__).parents[1] / "figures" / "sanity.png"
 """What the README shows; a wheel leaves it out."""
 NUM_IMAGES = 20
 """Canvases that are audited, of held-out digits."""
-FIGURE_CANVAS, FIGURE_DEPTHS, FIGURE_CELL_PX = 0, 6, 90
+FIGURE_CANVAS, FIGURE_DEPTHS, FIGURE_CELL_PX = 0, 6, 91
 """Which canvas is drawn, at how many depths, and how large: 900 px in all."""
-COLOURS = 64
-"""Of the figure's palette, which makes the file a third as large."""
+COLOURS = 256
+"""Of the figure's palette, which makes the file a good deal smaller."""
 
 
 def main() -> None:
@@ -64,8 +64,8 @@ def run(output: Path, num_images: int, figure: Path, console: Console) -> None:
         tables.write_methods(summaries, output / f"sanity-{name}.csv")
         tables.write_depths(figures, output / f"sanity-{name}-depths.csv")
         strips.append(_strip(subject, canvases[FIGURE_CANVAS]))
-    figure.parent.mkdir(parents=True, exist_ok=True)
     drawn = stacked(strips).quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    figure.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(figure, optimize=True)
     report(f"{figure}: {drawn.width}x{drawn.height}, {figure.stat().st_size:,} bytes")
 
