@@ -39,7 +39,7 @@ def show(
     if hidden:
         kinds = ", ".join(f"{count} {kind}" for kind, count in hidden.most_common(4))
         console.print(
-            f"[dim]Left out of the table, not of the totals: {sum(hidden.values())} without multiply-adds or pooling "
+            f"[dim]Left out of the table, not of the totals: {sum(hidden.values())} without multiply-adds or windows "
             f"({escape(kinds)}{', ...' if len(hidden) > 4 else ''}); --all shows them.[/]",
             highlight=False,
         )
@@ -110,8 +110,8 @@ def _totals(profile: Profile, precision: str, batch: int) -> Iterator[str]:
     width = BYTES[precision]
     kept, alive = (_mebibytes(count * width * batch) for count in (profile.activations, profile.peak_activations))
     yield (
-        f"  activations    [bold]{profile.activations / 1e6:.4g} M[/] values, the input included: {kept} if all are kept, "
-        "as training does"
+        f"  activations    [bold]{profile.activations / 1e6:.4g} M[/] values, the input included: {kept} "
+        "if all are kept, as training does"
     )
     yield f"                 {alive} alive at once while it answers, both at batch {batch} in {precision}"
     yield f"  weights' file  {_mebibytes(profile.parameters * width)} in {precision}"

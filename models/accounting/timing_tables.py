@@ -14,6 +14,8 @@ from models.accounting.words import name_of, scaled
 
 SLOWEST_SHOWN = 20
 """Layers that are listed unless all are asked for."""
+BUSY = 1.5
+"""How far runs may lie apart on a quiet machine."""
 
 
 def show(profile: Profile, measured: Measured, console: Console, *, everything: bool) -> None:
@@ -26,6 +28,8 @@ def show(profile: Profile, measured: Measured, console: Console, *, everything: 
         f"Its layers, timed one by one, add up to {measured.sum_ms:.4g} ms.",
         highlight=False,
     )
+    if high > BUSY * low:
+        console.print("[yellow]Note:[/] the runs differ so much that the machine was busy; time it again.")
     roofline = measured.roofline
     if roofline is None:
         return

@@ -28,7 +28,7 @@ def main() -> None:
         rounded = abs(gflops - published["gflops"]) <= 0.0005
         print(
             f"{name:44} {shape:>11} {counted.parameters:>11,} parameters {verdict}, {gflops:8.4f} GFLOPs, published "
-            f"{published['gflops']:8.3f}: {deviation:+.2%}{' by rounding' if rounded and abs(deviation) > 0.01 else ''}",
+            f"{published['gflops']:8.3f}: {deviation:+.2%}{' (rounding)' if rounded and abs(deviation) > 0.01 else ''}",
             flush=True,
         )
         if not same or (abs(deviation) > 0.01 and not rounded):
