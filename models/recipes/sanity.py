@@ -64,7 +64,7 @@ def run(output: Path, num_images: int, figure: Path, console: Console) -> None:
         tables.write_methods(summaries, output / f"sanity-{name}.csv")
         tables.write_depths(figures, output / f"sanity-{name}-depths.csv")
         strips.append(_strip(subject, canvases[FIGURE_CANVAS]))
-    drawn = stacked(strips).quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    drawn = stacked(strips).quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE, kmeans=1)
     figure.parent.mkdir(parents=True, exist_ok=True)
     drawn.save(figure, optimize=True)
     report(f"{figure}: {drawn.width}x{drawn.height}, {figure.stat().st_size:,} bytes")
