@@ -81,8 +81,8 @@ def choose_model(
             typer.echo(json.dumps(_facts(task, field, verdicts, budget, resolution), indent=2))
         else:
             _show(field, verdicts, budget, console_out(), everything=everything)
-            for note in _notes(field, budget, circumstances, resolution):
-                console_err().print(f"[yellow]Note:[/] {escape(note)}", highlight=False)
+        for note in _notes(field, budget, circumstances, resolution):
+            console_err().print(f"[yellow]Note:[/] {escape(note)}", highlight=False)
         if plot is not None:
             console_err().print(f"Written: {plot}", highlight=False, soft_wrap=True, markup=False)
         if not any(verdict.fits for verdict in verdicts):
