@@ -96,7 +96,9 @@ class SanityTest:
         total = PARTS * len(chosen)
         yield 0, total
         for index, depth in enumerate(chosen):
-            cascade.randomize(depth)
+            for number in range(cascade.depth + 1, depth + 1):
+                cascade.randomize(number)
+                yield PARTS * index, total
             method = self._method(cascade)
             for done, of in method.steps():
                 yield PARTS * index + min(PARTS - 1, PARTS * done // max(1, of)), total

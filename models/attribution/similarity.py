@@ -40,6 +40,15 @@ def similarity(one_HW: Map, other_HW: Map) -> Similarity:
     )
 
 
+def import_libraries() -> None:
+    """Import now what comparing maps needs: a second or two that a device should not wait."""
+    import scipy.stats
+    from skimage import metrics
+
+    assert scipy.stats.spearmanr
+    assert metrics.structural_similarity
+
+
 def rank_correlation(one_HW: Map, other_HW: Map) -> float:
     """Give Spearman's rank correlation over all pixels; 0 where a map has but one value."""
     from scipy.stats import spearmanr
