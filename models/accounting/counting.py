@@ -90,7 +90,9 @@ def _hollow(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger |
         network = untrained.build_real(entry).to("meta")
     try:
         return count(network, torch.empty(1, *shape, device="meta"), follow=follow)
-    except FAULTS:
+    except FAULTS as error:
+        if entry.source == "torchvision" and "detection" not in entry.card.tasks:
+            raise _refused(entry, shape, error) from error
         # Whether it needs values, or dislikes the input, a run with values will tell.
         return None
 
@@ -101,14 +103,17 @@ def _real(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger:
     try:
         return count(network, torch.rand(1, *shape), follow=follow)
     except FAULTS as error:
-        least = entry.card.cost.min_size_hw
-        hint = f" It takes no less than {least[0]}x{least[1]}." if least else ""
-        raise UnsupportedOption(
-            f"Expected an input that {entry.name} accepts, got {'x'.join(map(str, shape))} (CxHxW): "
-            f"{type(error).__name__}: {error}.{hint} Its ordinary input is "
-            f"{'x'.join(map(str, input_shape(entry)))}.",
-            model=entry.name,
-        ) from error
+        raise _refused(entry, shape, error) from error
+
+
+def _refused(entry: Entry, shape: tuple[int, int, int], error: Exception) -> UnsupportedOption:
+    least, ordinary = entry.card.cost.min_size_hw, "x".join(map(str, input_shape(entry)))
+    hint = f" It takes no less than {least[0]}x{least[1]}." if least else ""
+    return UnsupportedOption(
+        f"Expected an input that {entry.name} accepts, got {'x'.join(map(str, shape))} (CxHxW): "
+        f"{type(error).__name__}: {error}.{hint} Its ordinary input is {ordinary}.",
+        model=entry.name,
+    )
 
 
 @contextmanager

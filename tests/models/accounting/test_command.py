@@ -69,5 +69,5 @@ def test_what_was_measured_is_shown_and_kept(run, tmp_path):
 def test_what_is_wrong_is_told_in_one_message(run, arguments, message):
     done = run(*arguments)
     assert done.exit_code == 1
-    assert message in done.stderr.replace("\n", " ")
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.output
