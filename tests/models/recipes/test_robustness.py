@@ -24,8 +24,9 @@ def test_accuracy_falls_from_what_the_network_knows_to_almost_nothing(curve):
 
 
 def test_a_digit_that_is_named_wrongly_is_wrong_at_every_epsilon(monkeypatch):
-    monkeypatch.setattr(digits, "targets", lambda known=digits.targets(): (known + 1) % 10)
-    curve = robustness.measure(Plan((8 / 255, 96 / 255), steps=1), digits.test_split()[:3].tolist())
+    chosen, wrong = digits.test_split()[:3].tolist(), (digits.targets() + 1) % 10
+    monkeypatch.setattr(digits, "targets", lambda: wrong)
+    curve = robustness.measure(Plan((8 / 255, 96 / 255), steps=1), chosen)
     assert (curve.clean, curve.accuracy) == (0, [0, 0])
 
 
