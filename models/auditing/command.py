@@ -95,7 +95,8 @@ def show(made: Audit, console: Console) -> None:
     """Print the table, the verdicts in sentences, and where the files are."""
     from models.auditing import tables
 
-    console.print(tables.table(made.summaries, made.title()), highlight=False)
+    console.print(f"[bold]{escape(made.title())}[/]", soft_wrap=True, highlight=False)
+    console.print(tables.table(made.summaries), highlight=False)
     for note in tables.notes(made.summaries):
         console.print()
         console.print(escape(note), highlight=False)

@@ -17,9 +17,9 @@ _COLOURS = {"passes": "green", "fails": "red", "inconclusive": "yellow"}
 _SPREADS = [field.name for field in fields(Summary) if field.type == "Spread | None"]
 
 
-def table(summaries: Sequence[Summary], title: str = "") -> Table:
+def table(summaries: Sequence[Summary]) -> Table:
     """Show the methods; columns that nobody asked for are left out."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("method", no_wrap=True)
     columns = [
         ("verdict", "sanity"),

@@ -58,7 +58,8 @@ def run(output: Path, num_images: int, figure: Path, console: Console) -> None:
     for name in ("vgg-digits", resnet_digits.NAME):
         subject = Subject.open(Catalog(output).find(name), "cpu")
         summaries, figures = audit(subject, canvases, report)
-        console.print(tables.table(summaries, f"{name}, {num_images} canvases of held-out digits"), highlight=False)
+        report(f"{name}, {num_images} canvases of held-out digits; similarities are those with all layers random")
+        console.print(tables.table(summaries), highlight=False)
         for note in tables.notes(summaries):
             report(note)
         tables.write_methods(summaries, output / f"sanity-{name}.csv")
