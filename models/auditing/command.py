@@ -75,7 +75,7 @@ def audit_model(
         )
         console = console_err()
         columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(entry.name, total=None)
             made: Audit = audit(
                 subject,

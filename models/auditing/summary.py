@@ -18,19 +18,21 @@ from models.auditing.measuring import Figures
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over the pictures."""
+    """Mean and standard deviation over the pictures; one picture has no deviation."""
 
     mean: float
-    sd: float
+    sd: float | None
 
     @classmethod
     def of(cls, values: Sequence[float | None] | NDArray[np.float64]) -> Spread | None:
         """Summarize what there is; ``None`` if there is nothing."""
         known = np.array([value for value in values if value is not None], dtype=np.float64)
-        return cls(float(known.mean()), float(known.std())) if known.size else None
+        if not known.size:
+            return None
+        return cls(float(known.mean()), float(known.std()) if known.size > 1 else None)
 
     def __str__(self) -> str:
-        return f"{round(self.mean, 2) + 0.0:.2f} ±{self.sd:.2f}"
+        return f"{round(self.mean, 2) + 0.0:.2f}" + ("" if self.sd is None else f" ±{self.sd:.2f}")
 
 
 @dataclass(frozen=True)

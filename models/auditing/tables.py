@@ -69,7 +69,7 @@ def write_methods(summaries: Sequence[Summary], path: Path) -> None:
         row = to_json(summary)
         for name in _SPREADS:
             spread = row.pop(name) or {"mean": "", "sd": ""}
-            row |= {name: spread["mean"], f"{name}_sd": spread["sd"]}
+            row |= {name: spread["mean"], f"{name}_sd": "" if spread["sd"] is None else spread["sd"]}
         row |= {f"num_{verdict}": number for verdict, number in row.pop("verdicts").items()}
         rows.append(row)
     _write(rows, path)
