@@ -14,8 +14,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from models import weights
+from models.accounting.command import profile_model
+from models.auditing.command import audit_model
 from models.cards import Card, Task
 from models.catalog import Catalog, Entry, Source
+from models.choosing.command import choose_model
 from models.retrain.command import retrain_model
 from models.terminal import console_err, console_out, told
 
@@ -23,6 +26,9 @@ app = typer.Typer(
     name="models", help="List, show, fetch and retrain the models that a worker can host.", no_args_is_help=True
 )
 app.command("retrain")(retrain_model)
+app.command("audit")(audit_model)
+app.command("profile")(profile_model)
+app.command("choose")(choose_model)
 
 FolderOption = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.attribution import Attributor, Question, attributor
 from models.attribution.attributor import gradient
 from models.attribution.methods import METHODS
+from models.attribution.similarity import import_libraries
 from models.errors import UnsupportedOption
 from models.features import check_layer
 from models.preprocess import Preprocess
@@ -67,6 +68,8 @@ class ExplanationRuntime(Runtime):
             )
         if options.layer is not None:
             check_layer(self.hosted.master, options.layer)
+        if has_checks(work):
+            import_libraries()
         targets = None if options.targets is None else tuple(class_ids(card, options.targets))
         work.prepared = prepare(work, card.preprocess, targets=targets, max_batch=card.serving.max_batch)
         work.num_pixels = work.prepared.x_1CHW.numel()

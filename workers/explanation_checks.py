@@ -86,7 +86,7 @@ class Checks:
         return [("deletion and insertion", self._curves), ("sanity check", self._sanity)]
 
     def _report(self, sanity: Sanity) -> SanityReport:
-        strip = draw_strip(input_picture(self._question), [Row(self._settings.method, sanity)])
+        strip = draw_strip(input_picture(self._question), [Row(self._settings.method.replace("_", " "), sanity)])
         return SanityReport(
             depths=[
                 SanityDepth(

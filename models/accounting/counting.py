@@ -32,21 +32,22 @@ def input_shape(entry: Entry) -> tuple[int, int, int]:
     return (channels, *PICTURE_HW)
 
 
-def profile(entry: Entry, shape: tuple[int, int, int] | None = None) -> Profile:
+def profile(entry: Entry, shape: tuple[int, int, int] | None = None, *, follow: bool = True) -> Profile:
     """Count what a model costs for one picture; its weights need not be here.
 
     Args:
         entry: The model.
         shape: (C, H, W) of the network's input; absent: the card's.
+        follow: Whether to compute receptive fields, too.
 
     Raises:
         ModelLoadFailed: The network's own code cannot be found or fails.
         UnsupportedOption: The network does not take such an input.
     """
     shape = shape or input_shape(entry)
-    ledger, notes = _hollow(entry, shape), []
+    ledger, notes = _hollow(entry, shape, follow), []
     if ledger is None:
-        ledger = _real(entry, shape)
+        ledger = _real(entry, shape, follow)
         notes.append(
             "It ran on a picture of noise: where its course depends on what it sees, counts hold for that run."
         )
@@ -61,17 +62,18 @@ def profile(entry: Entry, shape: tuple[int, int, int] | None = None) -> Profile:
     )
 
 
-def count(network: nn.Module, x_NCHW: Tensor) -> Ledger:
+def count(network: nn.Module, x_NCHW: Tensor, *, follow: bool = True) -> Ledger:
     """Run a network once and book what it does.
 
     Args:
         network: In eval mode.
         x_NCHW: One input, on the network's device.
+        follow: Whether to compute receptive fields, too.
 
     Returns:
         The rows, in the order in which they ran.
     """
-    ledger = Ledger(network)
+    ledger = Ledger(network, follow=follow)
     with torch.inference_mode(), _attention_in_parts():
         images = x_NCHW.clone()
         ledger.watch(images)
@@ -80,33 +82,38 @@ def count(network: nn.Module, x_NCHW: Tensor) -> Ledger:
     return ledger
 
 
-def _hollow(entry: Entry, shape: tuple[int, int, int]) -> Ledger | None:
+def _hollow(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger | None:
     try:
         network = untrained.build_hollow(entry)
     except ModelLoadFailed:
         # Some builders run the network, or look at its values.
         network = untrained.build_real(entry).to("meta")
     try:
-        return count(network, torch.empty(1, *shape, device="meta"))
-    except FAULTS:
+        return count(network, torch.empty(1, *shape, device="meta"), follow=follow)
+    except FAULTS as error:
+        if entry.source == "torchvision" and "detection" not in entry.card.tasks:
+            raise _refused(entry, shape, error) from error
         # Whether it needs values, or dislikes the input, a run with values will tell.
         return None
 
 
-def _real(entry: Entry, shape: tuple[int, int, int]) -> Ledger:
+def _real(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger:
     network = untrained.build_real(entry)
     torch.manual_seed(0)
     try:
-        return count(network, torch.rand(1, *shape))
+        return count(network, torch.rand(1, *shape), follow=follow)
     except FAULTS as error:
-        least = entry.card.cost.min_size_hw
-        hint = f" It takes no less than {least[0]}x{least[1]}." if least else ""
-        raise UnsupportedOption(
-            f"Expected an input that {entry.name} accepts, got {'x'.join(map(str, shape))} (CxHxW): "
-            f"{type(error).__name__}: {error}.{hint} Its ordinary input is "
-            f"{'x'.join(map(str, input_shape(entry)))}.",
-            model=entry.name,
-        ) from error
+        raise _refused(entry, shape, error) from error
+
+
+def _refused(entry: Entry, shape: tuple[int, int, int], error: Exception) -> UnsupportedOption:
+    least, ordinary = entry.card.cost.min_size_hw, "x".join(map(str, input_shape(entry)))
+    hint = f" It takes no less than {least[0]}x{least[1]}." if least else ""
+    return UnsupportedOption(
+        f"Expected an input that {entry.name} accepts, got {'x'.join(map(str, shape))} (CxHxW): "
+        f"{type(error).__name__}: {error}.{hint} Its ordinary input is {ordinary}.",
+        model=entry.name,
+    )
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Profile:
 
     model: str
     """Name and digest."""
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, int, int]
     """(C, H, W)."""
     layers: list[Layer]
     """In the order in which they run."""

@@ -34,15 +34,17 @@ class Frame:
     """How many rows it has."""
 
 
-class Ledger(Tracker):
+class Ledger(Tracker):  # type: ignore[no-untyped-call]
     """While it is entered, writes one row for each piece of work that a network does.
 
     Args:
         network: Whose modules and parameters are booked.
+        follow: Whether to compute receptive fields, too.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, follow: bool = True) -> None:
         super().__init__()
+        self.follows = follow
         self.layers: list[Layer] = []
         self.peak = 0
         self._names = {module: name for name, module in network.named_modules()}
@@ -66,12 +68,12 @@ class Ledger(Tracker):
             for module in self._names:
                 self._hooks.callback(module.register_forward_pre_hook(self._begin).remove)
                 self._hooks.callback(module.register_forward_hook(self._finish).remove)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         if not self._frames or error[0] is not None:
             self._hooks.close()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _begin(self, module: nn.Module, _: Any) -> None:
         if self._frames:

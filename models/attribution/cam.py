@@ -76,8 +76,8 @@ def network_of(classifier: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else classifier
 
 
-def spatial_layers(network: nn.Module, probe_1CHW: Tensor) -> dict[str, tuple[int, int]]:
-    """Name every module that puts out a feature map, in the order in which they end, with the map's height and width.
+def spatial_layers(network: nn.Module, probe_1CHW: Tensor) -> list[str]:
+    """Name every module that puts out a feature map (1, C, h, w), in the order in which they end.
 
     Modules that run several times are left out: which of their maps is meant cannot be said.
 
@@ -85,36 +85,20 @@ def spatial_layers(network: nn.Module, probe_1CHW: Tensor) -> dict[str, tuple[in
         network: In eval mode.
         probe_1CHW: One input.
     """
-    runs: dict[str, int] = {}
-    found: dict[str, tuple[int, int]] = {}
-
-    def note(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(output, Tensor) and output.ndim == 4 and len(output) == 1 and output[0, 0].numel() > 1:
-                found[name] = (int(output.shape[2]), int(output.shape[3]))
-
-        return hook
-
-    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
-    try:
-        with torch.no_grad():
-            network(probe_1CHW)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: size_hw for name, size_hw in found.items() if runs[name] == 1}
+    return list(_maps(network, probe_1CHW))
 
 
 def default_layer(network: nn.Module, probe_1CHW: Tensor) -> str:
-    """Name the last module with a feature map (N, C, h, w), pooling aside.
+    """Name the last module with a feature map (1, C, h, w), pooling aside.
 
     Raises:
         UnknownLayer: There is none; attention over patches keeps no such map.
     """
-    found = spatial_layers(network, probe_1CHW)
+    found = _maps(network, probe_1CHW)
+    pooled = [map_1Chw for name, map_1Chw in found.items() if isinstance(network.get_submodule(name), _POOLING)]
+    # A container that ends in pooling puts out what the pooling does.
+    names = [name for name, map_1Chw in found.items() if not any(map_1Chw is other for other in pooled)]
     patches = any(isinstance(module, nn.MultiheadAttention) for module in network.modules())
-    names = [name for name in found if not isinstance(network.get_submodule(name), _POOLING)]
     if patches or not names:
         hint = f" Modules before the attention that have one: {', '.join(names[-3:])}." if names else ""
         raise UnknownLayer(
@@ -125,13 +109,35 @@ def default_layer(network: nn.Module, probe_1CHW: Tensor) -> str:
     return names[-1]
 
 
+def _maps(network: nn.Module, probe_1CHW: Tensor) -> dict[str, Tensor]:
+    runs: dict[str, int] = {}
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if isinstance(output, Tensor) and output.ndim == 4 and len(output) == 1 and output[0, 0].numel() > 1:
+                found[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    try:
+        with torch.no_grad():
+            network(probe_1CHW)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: map_1Chw for name, map_1Chw in found.items() if runs[name] == 1}
+
+
 def _check_spatial(network: nn.Module, layer: str, probe_1CHW: Tensor) -> None:
     check_layer(network, layer)
     found = spatial_layers(network, probe_1CHW)
     if layer not in found:
         raise UnknownLayer(
             f"Expected a layer for grad_cam that puts out one feature map (1, C, h, w), {layer!r} does not. "
-            f"These do: {', '.join(list(found)[-6:]) or 'none'}.",
+            f"These do: {', '.join(found[-6:]) or 'none'}.",
             layer=layer,
-            close=list(found)[-6:],
+            close=found[-6:],
         )

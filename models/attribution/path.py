@@ -6,6 +6,7 @@ Shape suffixes: N points, 1 one image, C channels, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from models.attribution.question import Question, Settings
 
 MAX_ERROR = 0.01
 """Completeness error at which the number of points is enough, unless it is asked for."""
-FIRST_STEPS, MAX_STEPS = 32, 2048
+FIRST_STEPS, MAX_STEPS = 32, 512
 """Points of the first and the last attempt at that."""
-PANEL = 512
+PANEL = 256
 """Most points of one Gauss-Legendre rule, whose making costs the cube of their number."""
 
 
@@ -138,6 +139,7 @@ def nodes(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.concatenate(alphas), np.concatenate(weights)
 
 
+@cache
 def _rule(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     made: Any = np.polynomial.legendre.leggauss(size)
     return made[0], made[1]

@@ -19,7 +19,7 @@ from models.attribution.methods import attributor
 from models.attribution.path import FIRST_STEPS
 from models.attribution.question import Question, Settings
 from models.attribution.sanity_verdict import Judgement, judge
-from models.attribution.similarity import Similarity, similarity
+from models.attribution.similarity import Similarity, is_flat, similarity
 
 PARTS = 100
 """In how many parts the progress of one depth is told."""
@@ -96,7 +96,9 @@ class SanityTest:
         total = PARTS * len(chosen)
         yield 0, total
         for index, depth in enumerate(chosen):
-            cascade.randomize(depth)
+            for number in range(cascade.depth + 1, depth + 1):
+                cascade.randomize(number)
+                yield PARTS * index, total
             method = self._method(cascade)
             for done, of in method.steps():
                 yield PARTS * index + min(PARTS - 1, PARTS * done // max(1, of)), total
@@ -118,6 +120,7 @@ class SanityTest:
             num_random=[depth.num_layers for depth in self._depths],
             num_layers=self._num_layers,
             num_pixels=self._explained.attribution_HW.size,
+            says_nothing=is_flat(self._explained.attribution_HW),
         )
         return Sanity(self._explained.attribution_HW, tuple(self._depths), self._num_layers, judgement)
 

@@ -51,6 +51,7 @@ def judge(
     num_random: Sequence[int],
     num_layers: int,
     num_pixels: int,
+    says_nothing: bool = False,
 ) -> Judgement:
     """Judge a method by its similarities on one image or several.
 
@@ -62,12 +63,20 @@ def judge(
         num_random: How many layers that were.
         num_layers: How many there are.
         num_pixels: Of a map.
+        says_nothing: Whether the trained network's map has but one value.
     """
     means_D3 = np.asarray(similarities_ND3, dtype=np.float64).mean(axis=0)
     shares_D = _shares(means_D3)
-    kept, kept_abs = float(shares_D.mean()), float((means_D3[:, 1] ** 2).mean())
+    kept, kept_abs = float(shares_D.mean()), float((means_D3[:, 1].clip(0) ** 2).mean())
     verdict, because = _verdict(kept, kept_abs, float(shares_D[-1]), is_full=num_random[-1] == num_layers)
-    reason = f"{because} {_numbers(means_D3, layers, num_random, num_layers, num_pixels, len(similarities_ND3))}"
+    if says_nothing:
+        verdict, because = "inconclusive", "The trained network's map has but one value: there is nothing to compare."
+    images = "" if len(similarities_ND3) == 1 else f", mean of {len(similarities_ND3)} images"
+    reason = (
+        f"{because} Over {len(layers)} depth{'s' * (len(layers) > 1)} it keeps {kept:.0%} of the ranks' variance "
+        f"(passes below {PASSES_BELOW:.0%}, fails from {FAILS_FROM:.0%}). "
+        f"{_correlations(means_D3, layers, num_random, num_layers)} ({num_pixels:,} pixels{images})."
+    )
     return Judgement(verdict, reason, kept, kept_abs)
 
 
@@ -89,25 +98,12 @@ def _shares(means_D3: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where((signed_D < 0) & (absolute_D <= 0), 0.0, signed_D) ** 2
 
 
-def _numbers(
-    means_D3: NDArray[np.float64],
-    layers: Sequence[str],
-    num_random: Sequence[int],
-    num_layers: int,
-    num_pixels: int,
-    num_images: int,
+def _correlations(
+    means_D3: NDArray[np.float64], layers: Sequence[str], num_random: Sequence[int], num_layers: int
 ) -> str:
-    shares_D = _shares(means_D3)
-    first, last = means_D3[0], means_D3[-1]
-    images = "" if num_images == 1 else f", mean of {num_images} images"
-    told = (
-        f"Rank correlation with the trained network's map is {first[0]:.2f} with {_random(num_random[0], layers[0])} "
-        f"and {last[0]:.2f} with {'all' if num_random[-1] == num_layers else num_random[-1]} of {num_layers} layers "
-        f"random ({last[1]:.2f} of absolute values, SSIM {last[2]:.2f}); over {len(layers)} depths it keeps "
-        f"{shares_D.mean():.0%} of the ranks' variance ({num_pixels:,} pixels{images})."
-    )
-    return told + f" Fails from {FAILS_FROM:.0%}; passes below {PASSES_BELOW:.0%}, and {END_BELOW:.0%} at the end."
-
-
-def _random(number: int, layer: str) -> str:
-    return f"{layer} random" if number == 1 else f"{number} layers random"
+    first, last = means_D3[0].round(2) + 0.0, means_D3[-1].round(2) + 0.0
+    begin = f"{first[0]:.2f} with {layers[0]} random" if num_random[0] == 1 else ""
+    all_of = "all" if num_random[-1] == num_layers else f"{num_random[-1]} of"
+    end = f"{last[0]:.2f} with {all_of} {num_layers} layers random (absolute values {last[1]:.2f}, SSIM {last[2]:.2f})"
+    told = end if len(layers) == 1 or not begin else f"{begin}, and {end}"
+    return f"Rank correlation with the trained network's map: {told}"

@@ -40,6 +40,11 @@ def similarity(one_HW: Map, other_HW: Map) -> Similarity:
     )
 
 
+def import_libraries() -> None:
+    """Import now what comparing maps needs: a second or two that a device should not wait."""
+    similarity(np.eye(WINDOW_PX), np.eye(WINDOW_PX))
+
+
 def rank_correlation(one_HW: Map, other_HW: Map) -> float:
     """Give Spearman's rank correlation over all pixels; 0 where a map has but one value."""
     from scipy.stats import spearmanr

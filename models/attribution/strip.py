@@ -115,7 +115,7 @@ def _draw_row(
     verdict = sanity.judgement.verdict
     draw.text((5, middle + 4), verdict, font=_font(text_px), fill=VERDICTS[verdict], anchor="lt")
     maps = [sanity.original_HW, *(depth.attribution_HW for depth in sanity.depths)]
-    captions = ["", *(f"{depth.similarity.rank_correlation:.2f}" for depth in sanity.depths)]
+    captions = ["", *(f"{round(depth.similarity.rank_correlation, 2) + 0.0:.2f}" for depth in sanity.depths)]
     shares = [0.0, *(depth.similarity.rank_correlation**2 for depth in sanity.depths)]
     made.paste(_fitted(picture, cell_wh), (left, top))
     for column, (values_HW, caption, share) in enumerate(zip(maps, captions, shares, strict=True), start=1):

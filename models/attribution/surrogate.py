@@ -1,18 +1,16 @@
-"""The linear surrogate of LIME and KernelSHAP: fitted by captum from recorded logits, and how far to trust it.
+"""The linear surrogate of LIME and KernelSHAP: fitted by captum to recorded logits, and how far to trust it.
 
 S samples, M superpixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -35,47 +33,19 @@ class Samples:
 
 
 def fit(samples: Samples, model: Any) -> Floats:
-    """Let captum fit a linear model; gives the coefficients, float64 (M,).
+    """Let captum fit one of its linear models; gives the coefficients, float64 (M,).
 
-    captum evaluates its perturbations in one go. So they were evaluated before, and are replayed.
+    captum's own loop perturbs and evaluates in one go, and takes its samples one by one; so what it would end with is
+    handed to its model here.
 
     Args:
         samples: Recorded.
-        model: One of captum's linear models.
+        model: Such as captum's ``SkLearnRidge``.
     """
-    from captum.attr import LimeBase
-
-    masks, logits = torch.from_numpy(samples.masks), torch.from_numpy(samples.logits)
-    similarities = iter(torch.from_numpy(samples.similarities))
-
-    def perturb(*_: Any, **__: Any) -> Iterator[Tensor]:
-        yield from masks[:, None, :].long()
-
-    # The inputs that captum would hand to the network carry nothing but where they are.
-    replay = LimeBase(
-        lambda indices_S1: logits[indices_S1[:, 0].long()],
-        model,
-        lambda *_, **__: next(similarities),
-        perturb,
-        True,
-        _Counting(),
-        None,
-    )
-    number = len(samples.masks)
-    coefficients = replay.attribute(torch.zeros(1, 1), n_samples=number, perturbations_per_eval=number)
-    flat: Floats = coefficients.double().numpy().reshape(-1)
-    return flat
-
-
-class _Counting:
-    """Numbers the perturbed inputs."""
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def __call__(self, *_: Any, **__: Any) -> Tensor:
-        self._next += 1
-        return torch.tensor([[self._next - 1.0]], dtype=torch.float64)
+    batch = (samples.masks.astype(np.float64), samples.logits, samples.similarities)
+    model.fit([tuple(map(torch.from_numpy, batch))])
+    coefficients: Floats = model.representation().detach().double().numpy().reshape(-1)
+    return coefficients
 
 
 def r2(samples: Samples, coefficients: Floats) -> float:

@@ -214,8 +214,8 @@ def _reshaped(coordinate: Tensor, shape: Sequence[int]) -> Tensor:
         values = math.prod(coordinate.shape[-dropped:])
         for axes in range(1, len(shape) + 1):
             if math.prod(shape[-axes:]) == values:
-                kept = coordinate[(..., *[0] * dropped)].reshape(tuple(shape[:-axes]))
-                return kept[(..., *[None] * axes)].expand(tuple(shape))
+                first = coordinate.reshape(*coordinate.shape[:-dropped], values)[..., 0]
+                return first.reshape(*shape[:-axes], *[1] * axes).expand(tuple(shape))
     return coordinate.reshape(tuple(shape))
 
 

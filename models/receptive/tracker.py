@@ -25,6 +25,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Run under ``torch.inference_mode``; otherwise views lose theirs.
     """
 
+    follows = True
+    """Whether receptive fields are wanted; without them a run is quicker."""
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._fields: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -56,7 +59,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole = func.decompose(*args, **kwargs)
             if whole is not NotImplemented:
                 return whole
-        concerned = any(self.field(value) is not None for value in tree_leaves((args, kwargs)))
+        concerned = self.follows and any(self.field(value) is not None for value in tree_leaves((args, kwargs)))
         out = func(*args, **kwargs)
         if concerned:
             self._note(func, args, kwargs, out)

@@ -67,7 +67,7 @@ def _detection(folder: Path) -> Iterable[Example]:
         _link(folder / "pages", place)
         # One place holds one digit, whatever its class.
         options = {"class_agnostic_nms": True, "score_threshold": 0.4}
-        yield Example(f"Handwritten digits on pages, {name}", "detection", model, place, options, truth=truth)
+        yield Example(f"Digits on pages, {name}", "detection", model, place, options, truth=truth)
 
 
 def _spatial_transformer(folder: Path) -> Iterable[Example]:
@@ -93,7 +93,7 @@ def _explanation(folder: Path) -> Iterable[Example]:
     for method in ("integrated_gradients", "kernel_shap"):
         place = folder / f"reasons-{method.replace('_', '-')}"
         _link(folder / "reasons", place)
-        title = f"Which pixels speak for the digit, {method.replace('_', ' ')}"
+        title = f"What speaks for the digit: {method.replace('_', ' ')}"
         yield Example(title, "explanation", "vgg-digits", place, {"method": method}, truth=truth)
 
 
@@ -101,7 +101,7 @@ def _adversarial(folder: Path) -> Iterable[Example]:
     chosen = digits.test_split()[:NUM_FOOLED]
     told = zip(digits.pixels()[chosen], map(str, digits.targets()[chosen].tolist()), strict=True)
     truth = _save(folder / "fooled", told)
-    options = {"epsilons": [16 / 255, 32 / 255, 64 / 255]}
+    options = {"epsilons": [16 / 255, 48 / 255]}
     yield Example(
         "How little it takes to misread a digit", "adversarial", "lenet-digits", folder / "fooled", options, truth=truth
     )
@@ -110,10 +110,8 @@ def _adversarial(folder: Path) -> Iterable[Example]:
 def _feature_visualization(folder: Path) -> Iterable[Example]:
     place = folder / "features"
     _link(folder / "reasons", place)
-    options = {"method": "deconvnet", "layers": ["features.relu3_2"], "max_channels": 6}
-    yield Example(
-        "What excites the third stage, projected back to pixels", "feature_visualization", "vgg-digits", place, options
-    )
+    options = {"method": "deconvnet", "layers": ["features.relu3_2"], "max_channels": 4}
+    yield Example("What excites the third stage, in pixels", "feature_visualization", "vgg-digits", place, options)
 
 
 def _style_transfer(folder: Path) -> Iterable[Example]:

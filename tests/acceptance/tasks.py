@@ -47,7 +47,7 @@ CASES = (
         "explanation",
         "vgg-digits",
         {"method": "integrated_gradients", "steps": 16},
-        endless={"method": "lime", "samples": 1_000_000},
+        endless={"method": "lime", "samples": 200_000},
     ),
     Case(
         "adversarial",

@@ -115,6 +115,8 @@ def print_report(console: Console, report: RunReport) -> None:
     if report.overlays is not None and report.overlays.failures:
         console.print(_failures(report.overlays.failures, "Not drawn"))
     if report.summary is not None:
+        # A table's own title would be broken to the table's width.
+        console.print(report.summary.title, style="bold", highlight=False, markup=False)
         console.print(_summary(report.summary))
         for note in report.summary.notes:
             console.print(note, style="yellow", highlight=False, markup=False)
@@ -148,7 +150,7 @@ def _numbers(report: RunReport) -> Table:
 
 
 def _summary(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, title=summary.title, title_justify="left", title_style="bold")
+    table = Table(box=None, pad_edge=False)
     for name in summary.rows[0] if summary.rows else ():
         table.add_column(name, justify="right")
     for row in summary.rows:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from visionpipe.cli.batch import FolderJob, root_name
@@ -78,17 +79,17 @@ def _word(value: Any) -> str:
 
 
 def task_table(runs: Sequence[TaskRun]) -> Table:
-    """Make the table of all tasks: who answered, how well, and where to look."""
+    """Make the table of all tasks: who answered, how well, and at what cost."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("task", "model", "pictures", "compared with the truth", "ms each"):
-        table.add_column(heading, justify="right" if heading in ("pictures", "ms each") else "left", overflow="fold")
+    table.add_column("asked, and compared with the truth", overflow="fold")
+    for heading, justify in (("model", "left"), ("pictures", "right"), ("ms each", "right")):
+        table.add_column(heading, justify=cast(JustifyMethod, justify), no_wrap=True)
     for run in runs:
         report = run.report
         table.add_row(
-            run.example.task,
+            f"{escape(run.example.title)}\n[bold]{escape(run.verdict)}[/]",
             run.example.model,
             f"{report.done}/{report.found}",
-            run.verdict,
             f"{1000 * report.worked_s / max(1, report.done):,.0f}",
         )
     return table

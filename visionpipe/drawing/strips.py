@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+_PALEST, _PALENESS = 250, 130
+"""Grey level of white under a map, and how much darker black is."""
 _BLUE, _WHITE, _RED = np.array([33, 102, 172.0]), np.array([247, 247, 247.0]), np.array([178, 24, 43.0])
 
 
@@ -31,13 +33,14 @@ def heat_strip(vector: NDArray[Any], size_wh: tuple[int, int]) -> Image.Image:
     return picture.resize((width, max(height, rows)), Image.Resampling.NEAREST)
 
 
-def heat_overlay(picture: Image.Image, values_HW: NDArray[Any], *, opacity: float = 0.75) -> Image.Image:
-    """Lay a signed map over a picture in grey; the larger a value, the less of the picture shines through."""
-    grey = picture.convert("L").convert("RGB")
+def heat_overlay(picture: Image.Image, values_HW: NDArray[Any], *, opacity: float = 0.85) -> Image.Image:
+    """Lay a signed map over a picture in pale grey; the larger a value, the less of the picture shines through."""
+    # Pale, since red and blue can be told apart on neither black nor white ink.
+    grey = picture.convert("L").point([_PALEST - _PALENESS * (255 - level) // 255 for level in range(256)])
     fitting = cv2.INTER_AREA if grey.width < values_HW.shape[1] else cv2.INTER_NEAREST
     values_HW = cv2.resize(np.asarray(values_HW, dtype=np.float32), grey.size, interpolation=fitting)
     weight = np.abs(values_HW)
     weight = np.clip(weight / max(float(np.quantile(weight, 0.995)), 1e-12), 0, 1) * opacity * 255
     signs = np.where(values_HW < 0, 0, 255).astype(np.uint8)
     colors = Image.fromarray(diverging(np.array([-1.0, 1.0]))[signs // 255])
-    return Image.composite(colors, grey, Image.fromarray(weight.astype(np.uint8)))
+    return Image.composite(colors, grey.convert("RGB"), Image.fromarray(weight.astype(np.uint8)))

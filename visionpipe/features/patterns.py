@@ -9,11 +9,12 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from visionpipe.errors import QueueFullError, VisionPipeError
+from visionpipe.errors import QueueFullError, ServiceError, VisionPipeError
 from visionpipe.features.ranking import Excited, UnitKey, by_image
 from visionpipe.runs.files import MARK, make_folder, write_whole
 from visionpipe.runs.lock import writable
@@ -78,6 +79,9 @@ class Patterns:
 
         Returns:
             For each unit and image what there is; those that failed are missing and stand in ``failures``.
+
+        Raises:
+            ServiceError: Redis or the output folder cannot be reached; what was made so far is kept.
         """
         self._read_journal()
         make_folder(self.out, PATTERNS)
@@ -91,9 +95,12 @@ class Patterns:
             done += 1
             on_progress(done, len(wanted))
 
-        async with asyncio.TaskGroup() as group:
-            for entry in wanted:
-                group.create_task(one(*entry))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for entry in wanted:
+                    group.create_task(one(*entry))
+        except* ServiceError as errors:
+            raise errors.exceptions[0] from None
         return {
             ((layer, channel), path): self._found[key]
             for path, layer, channels in wanted
@@ -109,6 +116,8 @@ class Patterns:
             result = await self._ask(path, layer, [channel for channel, _ in missing])
             for unit, (channel, image) in zip(result.units, missing, strict=True):
                 await self._keep(self._key(layer, channel, image), path, unit)
+        except ServiceError:
+            raise
         except VisionPipeError as error:
             self.failures.append(NotProjected(as_text(path), layer, error.message))
 
@@ -118,11 +127,23 @@ class Patterns:
         while True:
             try:
                 job = await self.client.submit(
-                    FeatureVisualizationResult, [source], model=self.model, options=options, lane=Lane.BULK
+                    FeatureVisualizationResult,
+                    [source],
+                    model=self.model,
+                    options=options,
+                    lane=Lane.BULK,
+                    wait_for_worker=True,
                 )
-                return await job.result()
             except QueueFullError as error:
                 await asyncio.sleep(float(error.details.get("retry_after_s", 1.0)))
+                continue
+            try:
+                return await job.result()
+            except asyncio.CancelledError:
+                # Nobody would collect its answer, and it would still take a worker's time.
+                with suppress(VisionPipeError):
+                    await job.cancel()
+                raise
 
     async def _keep(self, key: str, path: bytes, unit: UnitView) -> None:
         names = {}

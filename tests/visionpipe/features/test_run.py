@@ -113,3 +113,14 @@ async def test_what_the_network_cannot_do_is_told_before_the_folder_is_gone_thro
 async def test_an_output_folder_among_the_images_is_refused(stack: Stack, folder: Path) -> None:
     with pytest.raises(InvalidRequestError, match="outside of"):
         await features(stack, folder, folder / "out")
+
+
+async def test_a_client_asks_for_pictures_of_units_with_and_without_an_image(stack: Stack, folder: Path) -> None:
+    async with AsyncClient(stack.redis_url, settings=stack.settings) as client:
+        climbed = await client.visualize_features(model=MODEL, steps=3, max_channels=2)
+        shown = await client.visualize_features(folder / "01.png", model=MODEL, method="deconvnet", max_channels=2)
+        assert (climbed.image_size_wh, shown.image_size_wh) == (None, (64, 64))
+        for result in (climbed, shown):
+            await client.load(result)
+            assert result.draw().width > 200
+            assert all(unit.pattern is not None for unit in result.units)

@@ -94,6 +94,8 @@ class AdversarialResult(ListResult[Attack]):
         """Say the result in one line, for people."""
         if self.target is None and self.before.class_id != self.true_class.class_id:
             return f"{self.before} instead of {self.true_class} without any change"
+        if self.least is None and self.target is not None:
+            return f"{self.before} is not led to {self.target.label} by {self.method} ({self.norm}) at any epsilon"
         if self.least is None:
             return f"{self.before} withstands {self.method} ({self.norm}) at every epsilon"
         epsilon = epsilon_text(self.least.epsilon, self.norm)

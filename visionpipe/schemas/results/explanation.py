@@ -69,7 +69,7 @@ class Curves(Schema):
     deletion: Curve
     """Pixels replaced by the baseline; a good explanation falls fast: small area."""
     insertion: Curve
-    """Pixels put back onto the baseline; a good explanation rises fast: large area."""
+    """Pixels put back onto a blurred copy of the image; a good explanation rises fast: large area."""
 
 
 class SanityDepth(Schema):
