@@ -27,7 +27,7 @@ from visionpipe.settings import Settings
 from visionpipe.tasks import build_request
 
 RESNET = """
-name = "resnet18-generated"
+name = "{name}"
 tasks = ["classification"]
 network = "net:make"
 licence = "Apache-2.0"
@@ -45,15 +45,21 @@ import torchvision
 
 def make():
     torch.manual_seed(0)
-    return torchvision.models.resnet18(weights=None)
+    return torchvision.models.{builder}(weights=None)
 """
+GENERATED = {
+    "resnet18-generated": "resnet18",
+    "resnet50-generated": "resnet50",
+    "mobilenet-generated": "mobilenet_v3_small",
+}
 
 
-def write_resnet(folder: Path) -> None:
-    """Write a user model: resnet18 with weights from a seed."""
-    (folder / "resnet18-generated").mkdir()
-    (folder / "resnet18-generated" / "card.toml").write_text(RESNET)
-    (folder / "resnet18-generated" / "net.py").write_text(RESNET_NETWORK)
+def write_networks(folder: Path) -> None:
+    """Write user models: networks of torchvision with weights from a seed."""
+    for name, builder in GENERATED.items():
+        (folder / name).mkdir()
+        (folder / name / "card.toml").write_text(RESNET.format(name=name))
+        (folder / name / "net.py").write_text(RESNET_NETWORK.format(builder=builder))
 
 
 def pictures(model: str, number: int) -> list[bytes]:
@@ -61,8 +67,9 @@ def pictures(model: str, number: int) -> list[bytes]:
     random, made = np.random.default_rng(0), []
     for index in range(min(number, 64)):
         stream = io.BytesIO()
-        if model == "lenet-digits":
-            Image.fromarray(random.integers(0, 255, (28, 28), dtype=np.uint8)).save(stream, "PNG")
+        if model.endswith("-digits"):
+            side = 28 if model == "lenet-digits" else 64
+            Image.fromarray(random.integers(0, 255, (side, side), dtype=np.uint8)).save(stream, "PNG")
         else:
             coarse = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
             coarse.resize((640 - index, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
@@ -79,6 +86,8 @@ class Stack:
     settings: Settings
     process: subprocess.Popen[bytes]
     root: Path
+    models: Path
+    data_dir: Path
     sent: list[str] = field(default_factory=list)
 
     @property
@@ -136,13 +145,16 @@ class Stack:
 
 
 @contextmanager
-def stack(model: str, *arguments: str, write: Callable[[Path], None] = write_resnet) -> Iterator[Stack]:
+def stack(
+    model: str, *arguments: str, write: Callable[[Path], None] = write_networks, compiling: str = "off"
+) -> Iterator[Stack]:
     """Start a private Redis and one worker; yields when it is ready.
 
     Args:
         model: What the worker hosts.
         arguments: More of its command line.
-        write: Writes the models that the card's folder shall hold.
+        write: Writes the models that the user's folder shall hold.
+        compiling: Whether the worker compiles its network: ``off``, ``auto`` or ``now``.
     """
     with tempfile.TemporaryDirectory(prefix="vpb") as name:
         folder = Path(name)
@@ -153,7 +165,13 @@ def stack(model: str, *arguments: str, write: Callable[[Path], None] = write_res
         server.start()
         if not server.wait_ready(20):
             raise RuntimeError(server.log_tail())
-        environment = {**os.environ, "VISIONPIPE_MODELS": str(folder / "models"), "VISIONPIPE_REDIS_URL": server.url}
+        environment = {
+            **os.environ,
+            "VISIONPIPE_MODELS": str(folder / "models"),
+            "VISIONPIPE_REDIS_URL": server.url,
+            "VISIONPIPE_DATA_DIR": str(folder / "data"),
+            "VISIONPIPE_COMPILE": compiling,
+        }
         process = subprocess.Popen(
             [
                 sys.executable, "-P", "-m", "visionpipe", "worker", model, "--device", "cpu", "--log-level", "WARNING",
@@ -168,7 +186,8 @@ def stack(model: str, *arguments: str, write: Callable[[Path], None] = write_res
                 if process.poll() is not None:
                     raise RuntimeError("the worker ended")
                 time.sleep(0.05)
-            yield Stack(model, redis, Settings(redis_url=server.url), process, folder / "media")
+            settings = Settings(redis_url=server.url)
+            yield Stack(model, redis, settings, process, folder / "media", folder / "models", folder / "data")
         finally:
             process.terminate()
             process.wait(90)
