@@ -23,7 +23,7 @@ class Samples:
         masks: bool (S, M), true where the superpixel is shown.
         logits: float64 (S,).
         similarities: Weight of each sample, float64 (S,).
-        clusters: Samples of the same number were drawn together; negative ones were not drawn at random.
+        clusters: Neighbours of the same number were drawn together; negative ones were not drawn at random.
     """
 
     masks: NDArray[np.bool_]
@@ -81,8 +81,7 @@ def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.
     leverages = np.einsum("ij,jk,ik->i", design, bread, weighted, optimize=True)
     residuals = _residuals(samples, coefficients) / np.maximum(1 - leverages, 1e-3)
     scores = (weighted * residuals[:, None])[drawn]
-    summed = np.zeros((samples.clusters.max() + 1, pieces + 1))
-    np.add.at(summed, samples.clusters[drawn], scores)
+    summed = np.add.reduceat(scores, np.flatnonzero(np.diff(samples.clusters[drawn], prepend=-1)))
     covariance = bread @ (summed.T @ summed) @ bread
     errors: Floats = np.sqrt(np.maximum(np.diag(covariance)[1:], 0))
     return errors
