@@ -163,7 +163,7 @@ def _show(field: Field, verdicts: Sequence[Verdict], budget: Budget, console: Co
     chosen = next((one for one in verdicts if one.reason.startswith("chosen")), None)
     nearest = chosen.candidate.name if chosen is not None else nearest_of(field, budget).name
     console.print(
-        f"[bold]{escape(field.metric)}[/] on {escape(field.data)}, {len(verdicts)} models, "
+        f"[bold]{escape(field.metric)}[/] on {escape(field.data)}, {len(verdicts)} model{'s' * (len(verdicts) != 1)}, "
         f"{sum(one.fits for one in verdicts)} within the budget",
         highlight=False,
     )
