@@ -5,6 +5,7 @@ Shape suffixes: 1 one image, B baselines, C channels, H height, W width.
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -82,12 +83,16 @@ def prepare(work: Work, preprocessing: Preprocessing, *, targets: tuple[int, ...
     """
     assert work.image is not None
     options = options_of(work)
+    # Imported here, since the first explanation would otherwise keep the device waiting for a second or two.
+    importlib.import_module("captum.attr")
     image = work.image.image
     x_1CHW = Preprocess(preprocessing)(image)[None]
     segments_HW = None
     if options.method in ("lime", "kernel_shap"):
         pieces = options.superpixels
         picture = levels(x_1CHW, *bounds(preprocessing))
+        importlib.import_module("captum._utils.models.linear_model")
+        importlib.import_module("sklearn.linear_model")
         segments_HW = cut(picture, pieces.algorithm, count=pieces.count, compactness=pieces.compactness)
     return Prepared(
         x_1CHW,
