@@ -42,8 +42,12 @@ def fit(samples: Samples, model: Any) -> Floats:
         samples: Recorded.
         model: Such as captum's ``SkLearnRidge``.
     """
+    from threadpoolctl import threadpool_limits
+
     batch = (samples.masks.astype(np.float64), samples.logits, samples.similarities)
-    model.fit([tuple(map(torch.from_numpy, batch))])
+    # So small a fit gains nothing from threads, which would only be taken from the device's work.
+    with threadpool_limits(1, user_api="blas"):
+        model.fit([tuple(map(torch.from_numpy, batch))])
     coefficients: Floats = model.representation().detach().double().numpy().reshape(-1)
     return coefficients
 
@@ -70,6 +74,13 @@ def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.
     Returns:
         float64 (M,), infinite while there are no more samples than coefficients.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return _sandwich(samples, coefficients, ridge)
+
+
+def _sandwich(samples: Samples, coefficients: Floats, ridge: float) -> Floats:
     number, pieces = samples.masks.shape
     drawn = samples.clusters >= 0
     if len(np.unique(samples.clusters[drawn])) <= pieces + 1:
