@@ -225,8 +225,8 @@ class Engine:
         self.committer.put([work], [None])
 
     def _read_into_batch(self, work: Work) -> None:
-        self._way.step_aside(work.job.lane)
         expected = work.is_quick
+        self._let_pass(work)
         if work.job.dropped:
             self.committer.put([work], [None])
         elif self._prepare(work):
@@ -237,6 +237,10 @@ class Engine:
             self.batcher.put(work)
         if expected:
             self.batcher.expect(work.job.lane, -1)
+
+    def _let_pass(self, work: Work) -> None:
+        if work.job.lane is Lane.BULK or not work.is_quick:
+            self._way.step_aside()
 
     def _read_suspect(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
@@ -267,6 +271,7 @@ class Engine:
         """Do what is left of an image's work once it no longer needs the device."""
         rest, work.rest = work.rest, None
         assert rest is not None
+        self._let_pass(work)
         started = time.monotonic()
         outcome: Outcome
         try:
