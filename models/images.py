@@ -97,6 +97,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Decoded:
         orientation = headers.exif_orientation(image.info.get("exif"))
         if orientation != 1 and file_format != "TIFF":
             upright = upright.transpose(_TRANSPOSE[orientation])
+        # It has been applied; whoever draws on the picture must not apply it again.
+        upright.info.pop("exif", None)
     except ModelError:
         raise
     except Image.DecompressionBombError as error:

@@ -23,6 +23,7 @@ from visionpipe.schemas.requests import ExplanationOptions
 from visionpipe.schemas.results import ExplanationResult
 from visionpipe.store import open_store
 from visionpipe.tasks import build_request, parse_item
+from workers import explanation_input
 from workers.explanation import ExplanationRuntime
 from workers.hosted import HostedModel
 
@@ -194,6 +195,33 @@ def test_an_attribution_lies_where_the_evidence_is_in_the_upright_original(
     assert found.shape == (size_wh[1], size_wh[0])
     assert centre_xy(found) == pytest.approx((at_xy[0] + side / 2, at_xy[1] + side / 2), abs=0.75)
     assert result.attributions[0].overlay is None
+
+
+def test_an_overlay_is_as_upright_as_the_picture(rig: Rig, submit: Callable[..., str]) -> None:
+    upright = Image.new("RGB", (96, 64), (128, 128, 128))
+    upright.paste((250, 250, 250), (60, 4, 92, 24))
+    drawn = []
+    for orientation in (1, 3, 6):
+        turn, exif = EXIF[orientation], Image.Exif()
+        exif[0x0112] = orientation
+        stored = upright if turn is None else upright.transpose(turn)
+        result = result_of(rig, submit(png(stored, exif=exif), options={"targets": [0]}))
+        (attribution,) = result.attributions
+        drawn.append(Image.open(io.BytesIO(result.read(attribution.overlay))).convert("L"))
+    for other in drawn[1:]:
+        assert other.size == drawn[0].size
+        assert np.abs(np.asarray(other, float) - np.asarray(drawn[0], float)).mean() < 2
+
+
+def test_attributions_that_would_fill_the_store_are_refused(
+    rig: Rig, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation_input, "MAX_VALUES", 96 * 64)
+    data = png(Image.new("RGB", (96, 64)))
+    assert result_of(rig, submit(data, options={"targets": [0]})).attributions
+    error = outcome(rig, submit(data, options={"targets": [0, 1]}))
+    assert error.code == "invalid_request"
+    assert "2 targets times 6,144 pixels" in error.message
 
 
 def test_superpixels_of_the_original_carry_their_weights(rig: Rig, submit: Callable[..., str]) -> None:
