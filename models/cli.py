@@ -1,4 +1,4 @@
-"""The ``visionpipe models`` commands: what there is to host, what a card says, fetching weights, retraining."""
+"""The ``visionpipe models`` commands: what there is to host, what it costs, fetching weights, retraining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.retrain.command import retrain_model
 from models.terminal import console_err, console_out, told
 
 app = typer.Typer(
-    name="models", help="List, show, fetch and retrain the models that a worker can host.", no_args_is_help=True
+    name="models", help="List, show, fetch, retrain, profile and choose the models of a worker.", no_args_is_help=True
 )
 app.command("retrain")(retrain_model)
 app.command("audit")(audit_model)

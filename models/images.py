@@ -109,6 +109,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int, enough_px: int | Non
         if orientation != 1 and file_format != "TIFF":
             upright = upright.transpose(_TRANSPOSE[orientation])
             full_wh = full_wh[::-1] if orientation in _SIDEWAYS else full_wh
+        # It has been applied; whoever draws on the picture must not apply it again.
+        upright.info.pop("exif", None)
     except ModelError:
         raise
     except Image.DecompressionBombError as error:

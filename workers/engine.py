@@ -27,7 +27,7 @@ from workers.batching import Batcher, Hooks
 from workers.committer import Committer, hand_back
 from workers.device import default_decode_threads, finish_threads, is_fatal
 from workers.hosted import HostedModel
-from workers.lanes import LaneThreads
+from workers.lanes import LaneThreads, each
 from workers.metrics import Metrics
 from workers.outcome import describe
 from workers.persist import persist
@@ -83,7 +83,7 @@ class Engine:
         self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
         self._readers = LaneThreads("decode", self._read_into_batch, default_decode_threads(settings.decode_threads))
-        self._finishers = LaneThreads("finish", self._finish, finish_threads())
+        self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
         hooks = Hooks(
             finished=self._finished,
             dropped=lambda work: self.committer.put([work], [None]),
@@ -229,7 +229,7 @@ class Engine:
         lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
         ready: list[Work] = []
         for work in works:
-            self._way.step_aside(lane)
+            self._way.step_aside(work.job.lane, quick=work.is_quick)
             if work.job.dropped:
                 self.committer.put([work], [None])
             elif self._prepare(work):
@@ -266,14 +266,11 @@ class Engine:
         if ended:
             self.committer.put([work for work, _ in ended], [outcome for _, outcome in ended])
 
-    def _finish(self, works: Sequence[Work]) -> None:
-        """Do what is left of images' work once it no longer needs the device."""
-        for work in works:
-            self._finish_one(work)
-
-    def _finish_one(self, work: Work) -> None:
+    def _finish(self, work: Work) -> None:
+        """Do what is left of an image's work once it no longer needs the device."""
         rest, work.rest = work.rest, None
         assert rest is not None
+        self._way.step_aside(work.job.lane, quick=work.is_quick)
         started = time.monotonic()
         outcome: Outcome
         try:

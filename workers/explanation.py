@@ -140,7 +140,7 @@ class ExplanationRuntime(Runtime):
         before_s = run.spent_s
         name = f"{run.work.prepared.settings.method} of {named.label!r}"
         yield from run.drive(method.steps(), lambda: method.has_estimate, lambda: name)
-        run.found.append(Found(named, method.best(), method.evaluations))
+        run.found.append(Found(named, method))
         run.stages_done += 1
         if method.evaluations > 1:
             cost = (run.spent_s - before_s) / method.evaluations / run.work.num_pixels

@@ -5,6 +5,7 @@ Shape suffixes: 1 one image, B baselines, C channels, H height, W width.
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ NUM_NOISE_BASELINES = 16
 """Noise pictures from which GradientSHAP draws."""
 BLUR_SHARE = 0.1
 """Standard deviation of the blurred baseline, as a share of the input's longer side."""
+MAX_VALUES = 2**26
+"""Values in all attributions of one image: 256 MiB in the store."""
 MAX_OVERLAY_PX = 1280
 """Longer side of an overlay at most."""
 _GREYS = {"black": 0.0, "gray": 0.5, "white": 1.0}
@@ -82,12 +85,17 @@ def prepare(work: Work, preprocessing: Preprocessing, *, targets: tuple[int, ...
     """
     assert work.image is not None
     options = options_of(work)
+    _check_room(work, len(targets or (0,)))
+    # Imported here, since the first explanation would otherwise keep the device waiting for a second or two.
+    importlib.import_module("captum.attr")
     image = work.image.image
     x_1CHW = Preprocess(preprocessing)(image)[None]
     segments_HW = None
     if options.method in ("lime", "kernel_shap"):
         pieces = options.superpixels
         picture = levels(x_1CHW, *bounds(preprocessing))
+        importlib.import_module("captum._utils.models.linear_model")
+        importlib.import_module("sklearn.linear_model")
         segments_HW = cut(picture, pieces.algorithm, count=pieces.count, compactness=pieces.compactness)
     return Prepared(
         x_1CHW,
@@ -97,6 +105,17 @@ def prepare(work: Work, preprocessing: Preprocessing, *, targets: tuple[int, ...
         targets,
         open_canvas(image, None, max_side_px=MAX_OVERLAY_PX).picture if options.overlay else None,
     )
+
+
+def _check_room(work: Work, num_targets: int) -> None:
+    assert work.size_wh is not None
+    num_pixels = work.size_wh[0] * work.size_wh[1]
+    if num_targets * num_pixels > MAX_VALUES:
+        raise InvalidRequestError(
+            f"Expected at most {MAX_VALUES:,} values in the attributions of one image, got {num_targets} targets times "
+            f"{num_pixels:,} pixels. Ask for fewer targets, or send a smaller form of the picture.",
+            fields=["options.targets"],
+        )
 
 
 def settings(options: ExplanationOptions, *, max_batch: int) -> Settings:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from models.attribution import Explained
+from models.attribution import Attributor, Explained
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import ClassScore, StopReason
 from workers.explanation_input import options_of
@@ -22,9 +23,13 @@ class Found:
     """One class, and what was found about it."""
 
     target: ClassScore
-    explained: Explained
-    evaluations: int
+    method: Attributor
     checks: Checks | None = None
+
+    @cached_property
+    def explained(self) -> Explained:
+        """The best attribution; fitting a surrogate takes a while and needs no device."""
+        return self.method.best()
 
 
 @dataclass
@@ -50,8 +55,8 @@ class Run:
     @property
     def evaluations(self) -> int:
         """Images that went through the network, the first for its answer."""
-        checks = [found.checks.evaluations for found in self.found if found.checks is not None]
-        return 1 + sum(found.evaluations for found in self.found) + sum(checks)
+        checks: list[int] = [found.checks.evaluations for found in self.found if found.checks is not None]
+        return 1 + sum(found.method.evaluations for found in self.found) + sum(checks)
 
     @property
     def halted(self) -> bool:

@@ -55,6 +55,16 @@ class LaneThreads:
             del some
 
 
+def each(do: Callable[[Work], None]) -> Callable[[Sequence[Work]], None]:
+    """Make what does something with one image do it with every image of a slice."""
+
+    def do_each(works: Sequence[Work]) -> None:
+        for work in works:
+            do(work)
+
+    return do_each
+
+
 def _size_bytes(ref: ImageRef | None) -> int:
     if isinstance(ref, BlobImage | MediaImage):
         return ref.size_bytes

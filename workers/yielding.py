@@ -1,4 +1,4 @@
-"""Lets bulk work step aside, for moments, while interactive work is on its way through the worker."""
+"""Lets other work step aside, for moments, while quick interactive work is on its way through the worker."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class RightOfWay:
                 if self._under_way == 0:
                     self._changed.notify_all()
 
-    def step_aside(self, lane: Lane) -> None:
-        """Wait, before a step of bulk work, until no interactive image is under way, but not for long."""
-        if lane is Lane.BULK and self._under_way:
+    def step_aside(self, lane: Lane, *, quick: bool) -> None:
+        """Wait, before a step of bulk or long work, until no quick interactive image is under way, but not for long."""
+        if self._under_way and not (quick and lane is Lane.INTERACTIVE):
             with self._changed:
                 self._changed.wait_for(lambda: self._under_way == 0, ASIDE_S)

@@ -83,6 +83,9 @@ def count(network: nn.Module, x_NCHW: Tensor, *, follow: bool = True) -> Ledger:
 
 
 def _hollow(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger | None:
+    if "detection" in entry.card.tasks:
+        # What they find decides what they do next.
+        return None
     try:
         network = untrained.build_hollow(entry)
     except ModelLoadFailed:
@@ -91,7 +94,7 @@ def _hollow(entry: Entry, shape: tuple[int, int, int], follow: bool) -> Ledger |
     try:
         return count(network, torch.empty(1, *shape, device="meta"), follow=follow)
     except FAULTS as error:
-        if entry.source == "torchvision" and "detection" not in entry.card.tasks:
+        if entry.source == "torchvision":
             raise _refused(entry, shape, error) from error
         # Whether it needs values, or dislikes the input, a run with values will tell.
         return None

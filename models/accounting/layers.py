@@ -57,6 +57,7 @@ class Layer:
         """Give everything as JSON values."""
         facts = asdict(self)
         facts["parameters"] = self.parameters
+        facts["activation_bytes_fp32"] = 4 * self.activations
         return facts
 
 

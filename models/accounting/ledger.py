@@ -30,6 +30,8 @@ class Frame:
     """The row that its next operator belongs to."""
     last: Seen | None = None
     """What that row has put out so far."""
+    product: bool = False
+    """Whether its latest operator multiplied matrices."""
     parts: int = 0
     """How many rows it has."""
 
@@ -97,7 +99,8 @@ class Ledger(Tracker):  # type: ignore[no-untyped-call]
             return
         shape, field = frame.last
         layer.output_shape = tuple(shape)
-        if field is not None:
+        # Windows and regions that lie along the batch's axis have no grid of positions.
+        if field is not None and shape[:1] == (1,):
             with self.paused():
                 seen = measured(layer.name, shape, field, self.size_hw)
                 layer.sees_all = seen.sees_all
@@ -117,15 +120,27 @@ class Ledger(Tracker):  # type: ignore[no-untyped-call]
             layer = self._open(frame)
         layer.multiply_adds += cost
         layer.windows = layer.windows or lies
-        frame.last = (made[0].shape, self.field(made[0]))
+        if self._is_output(frame, layer, func, made[0], view=view, major=bool(cost or lies)):
+            frame.last = (made[0].shape, self.field(made[0]))
         if not view:
             self._weigh(layer, inputs, made[0], in_place=func._schema.is_mutable)
             layer.operators.append(operators.name_of(func))
             reads_parameters = any(self._parameter(tensor) for tensor in inputs)
             layer.kind = operators.kind_of(layer.operators, layer.windows, cost > 0 and reads_parameters, layer.kind)
 
+    def _is_output(self, frame: Frame, layer: Layer, func: Any, made: Tensor, *, view: bool, major: bool) -> bool:
+        """Say whether a tensor is what a row puts out; what functional code makes of it later is another thing."""
+        if major or frame.last is None or not (layer.multiply_adds or layer.windows):
+            frame.product = operators.name_of(func) in operators.PRODUCTS
+            return True
+        # Linear layers multiply a flat matrix, and then give it back its shape.
+        shaped = view and frame.product and operators.name_of(func) in ("view", "unsafe_view")
+        frame.product = False
+        return shaped or made.shape == frame.last[0]
+
     def _open(self, frame: Frame) -> Layer:
         self._close(frame)
+        frame.last = None
         frame.layer = Layer(frame.name, "", call=frame.call, part=frame.parts)
         frame.parts += 1
         self.layers.append(frame.layer)

@@ -72,7 +72,7 @@ def kind_of(names: list[str], lies: Windows | None, has_weights: bool, before: s
         return latest.removesuffix("_with_indices").removeprefix("mkldnn_")
     if before and (lies is not None or any(name in PRODUCTS for name in names)):
         return before
-    return ", ".join(dict.fromkeys(names[:3])) + (", ..." if len(set(names)) > 3 else "")
+    return " + ".join(dict.fromkeys(names[:3])) + (" + ..." if len(set(names)) > 3 else "")
 
 
 def multiply_adds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:

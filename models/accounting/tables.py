@@ -18,6 +18,8 @@ from models.accounting.words import name_of, scaled
 
 PAIRS_SHOWN = 20
 """Depthwise separable blocks that are listed."""
+ANOTHER_INPUT = 0.02
+"""From which deviation on a published figure must be that of another size of input."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -106,6 +108,8 @@ def _totals(profile: Profile, precision: str, batch: int) -> Iterator[str]:
     yield f"  parameters     [bold]{profile.parameters:,}[/] ({weights:,} weights, {biases:,} biases{unused})"
     published = profile.published.get("gflops")
     told = f", published {published:g} G" if published else ""
+    if published and abs(profile.multiply_adds / 1e9 / published - 1) > ANOTHER_INPUT:
+        told += " for another input"
     yield f"  multiply-adds  [bold]{profile.multiply_adds / 1e9:.4g} G[/]{told}"
     width = BYTES[precision]
     kept, alive = (_mebibytes(count * width * batch) for count in (profile.activations, profile.peak_activations))

@@ -101,33 +101,36 @@ def _run(classifier: nn.Module, probe_1CHW: Tensor) -> tuple[list[str], set[int]
     wanted = [parameter.requires_grad for parameter in parameters]
     handles = [module.register_forward_pre_hook(noting(name)) for name, module in classifier.named_modules()]
     try:
-        classifier.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
             logits_1K: Tensor = classifier(probe_1CHW)
-        used = _used(logits_1K, parameters)
+        used = _used(logits_1K)
     finally:
         for handle in handles:
             handle.remove()
         for parameter, before in zip(parameters, wanted, strict=True):
             parameter.requires_grad_(before)
-    if used is None:
+    if not logits_1K.requires_grad:
+        # Something breaks the chain of gradients; what runs is then taken to count.
         modules = [classifier.get_submodule(name) for name in ran]
         used = {id(parameter) for module in modules for parameter in module.parameters(recurse=False)}
     return list(ran), used
 
 
-def _used(logits_1K: Tensor, parameters: list[nn.Parameter]) -> set[int] | None:
-    """Give the identities of the parameters that the logits depend on; ``None`` where nothing can be differentiated."""
-    if not logits_1K.requires_grad:
-        return None
-    try:
-        # The sum of squares, because the sum of probabilities is constant.
-        total = logits_1K.square().sum()
-        gradients: list[Tensor | None] = list(torch.autograd.grad(total, parameters, allow_unused=True))
-    except RuntimeError:
-        return None
-    pairs = zip(parameters, gradients, strict=True)
-    return {id(parameter) for parameter, gradient in pairs if gradient is not None}
+def _used(logits_1K: Tensor) -> set[int]:
+    """Give the identities of the parameters that the logits depend on, from the graph that made them."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    open_nodes = [logits_1K.grad_fn]
+    while open_nodes:
+        node: Any = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found.add(id(getattr(node, "variable", None)))
+        open_nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 def _reset(module: nn.Module) -> None:

@@ -22,6 +22,7 @@ class Pace:
     def __init__(self, max_batch: int, step_s: float) -> None:
         self._max = max(1, max_batch)
         self._step_s = step_s
+        self._image_s = 0.0
         self.size = 1
 
     def run(self, compute: Callable[[int], T], left: int) -> tuple[T, int]:
@@ -47,6 +48,7 @@ class Pace:
         return self.run(compute, left)
 
     def _learn(self, number: int, taken_s: float) -> None:
-        # Rounding down, so that a step is rather too short; doubling at most, since the first steps are slow.
-        fitting = int(number * self._step_s / max(taken_s, 1e-6))
+        # One quick step among slow ones must not make the next one long, which somebody may wait for.
+        self._image_s = max(taken_s / number, 0.7 * self._image_s, 1e-9)
+        fitting = int(self._step_s / self._image_s)
         self.size = max(1, min(fitting, 2 * self.size, self._max))

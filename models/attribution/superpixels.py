@@ -16,7 +16,7 @@ from torch import Tensor
 from models.attribution.question import Algorithm
 from models.errors import UnsupportedOption
 
-TRIES = 6
+TRIES = 5
 """How often an algorithm that is not told the number of pieces is run to come near it."""
 
 
@@ -98,7 +98,7 @@ def _nearest(run: Callable[[float], NDArray[Any]], count: int, *, start: float) 
         gap = abs(math.log(pieces / count))
         if gap < best_gap:
             best, best_gap = found, gap
-        if gap < 0.1:
+        if gap < 0.2:
             break
         low, high = (value, high) if pieces > count else (low, value)
         value = 2 * value if high == math.inf else (low + high) / 2 if low else high / 2

@@ -23,7 +23,7 @@ class Samples:
         masks: bool (S, M), true where the superpixel is shown.
         logits: float64 (S,).
         similarities: Weight of each sample, float64 (S,).
-        clusters: Samples of the same number were drawn together; negative ones were not drawn at random.
+        clusters: Neighbours of the same number were drawn together; negative ones were not drawn at random.
     """
 
     masks: NDArray[np.bool_]
@@ -42,8 +42,12 @@ def fit(samples: Samples, model: Any) -> Floats:
         samples: Recorded.
         model: Such as captum's ``SkLearnRidge``.
     """
+    from threadpoolctl import threadpool_limits
+
     batch = (samples.masks.astype(np.float64), samples.logits, samples.similarities)
-    model.fit([tuple(map(torch.from_numpy, batch))])
+    # So small a fit gains nothing from threads, which would only be taken from the device's work.
+    with threadpool_limits(1, user_api="blas"):
+        model.fit([tuple(map(torch.from_numpy, batch))])
     coefficients: Floats = model.representation().detach().double().numpy().reshape(-1)
     return coefficients
 
@@ -70,6 +74,13 @@ def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.
     Returns:
         float64 (M,), infinite while there are no more samples than coefficients.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        return _sandwich(samples, coefficients, ridge)
+
+
+def _sandwich(samples: Samples, coefficients: Floats, ridge: float) -> Floats:
     number, pieces = samples.masks.shape
     drawn = samples.clusters >= 0
     if len(np.unique(samples.clusters[drawn])) <= pieces + 1:
@@ -81,8 +92,7 @@ def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.
     leverages = np.einsum("ij,jk,ik->i", design, bread, weighted, optimize=True)
     residuals = _residuals(samples, coefficients) / np.maximum(1 - leverages, 1e-3)
     scores = (weighted * residuals[:, None])[drawn]
-    summed = np.zeros((samples.clusters.max() + 1, pieces + 1))
-    np.add.at(summed, samples.clusters[drawn], scores)
+    summed = np.add.reduceat(scores, np.flatnonzero(np.diff(samples.clusters[drawn], prepend=-1)))
     covariance = bread @ (summed.T @ summed) @ bread
     errors: Floats = np.sqrt(np.maximum(np.diag(covariance)[1:], 0))
     return errors

@@ -97,33 +97,28 @@ def audit(
         UnsupportedOption: No picture can be read, or there is no such class.
     """
     made = Audit(subject.entry.target, output=output)
-    paths = list(_files(images))
-    total = len(paths) * len(options.methods)
     faults: dict[Method, str] = {}
-    strips = 0
+    paths, per_image = list(_files(images)), len(options.methods)
     for index, path in enumerate(paths):
-        report(index * len(options.methods), total)
+        report(index * per_image, len(paths) * per_image)
         picture = _read(path, made)
         if picture is None:
             continue
         outcomes: list[Outcome] = []
         for outcome in measure(subject, picture, str(path), options):
             outcomes.append(outcome)
-            report(index * len(options.methods) + len(outcomes), total)
+            report(index * per_image + len(outcomes), len(paths) * per_image)
         made.figures += [outcome.figures for outcome in outcomes if outcome.figures is not None]
         faults |= {outcome.method: outcome.fault for outcome in outcomes if outcome.fault is not None}
-        strip = None if output is None or strips == MAX_STRIPS else strip_of(outcomes, f"{made.model}: {path.name}")
-        if output is not None and strip is not None:
-            strips += 1
-            made.files.append(_save(strip, output / "strips", f"{strips:02d}-{path.stem}"))
+        _save_strip(outcomes, path, made)
     if not made.figures and not faults:
         raise UnsupportedOption(f"Expected at least one picture that can be read, got {_listed(made.skipped)}.")
-    report(total, total)
+    report(len(paths) * per_image, len(paths) * per_image)
     for method in options.methods:
         figures = [one for one in made.figures if one.method == method]
         made.summaries.append(summarize(method, figures, faults.get(method)))
     if output is not None:
-        _write(made, output)
+        _write_tables(made, output)
     return made
 
 
@@ -154,14 +149,21 @@ def _read(path: Path, made: Audit) -> Image.Image | None:
     return None
 
 
-def _save(strip: Image.Image, folder: Path, name: str) -> Path:
+def _save_strip(outcomes: Sequence[Outcome], path: Path, made: Audit) -> None:
+    """Draw the first pictures' strips, where there is a folder for them."""
+    if made.output is None or len(made.files) == MAX_STRIPS:
+        return
+    strip = strip_of(outcomes, f"{made.model}: {path.name}")
+    if strip is None:
+        return
+    folder = made.output / "strips"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.png"
-    strip.save(path, optimize=True)
-    return path
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{len(made.files) + 1:02d}-{path.stem}")
+    strip.save(folder / f"{name}.png", optimize=True)
+    made.files.append(folder / f"{name}.png")
 
 
-def _write(made: Audit, output: Path) -> None:
+def _write_tables(made: Audit, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     written = [output / "methods.csv", output / "images.csv"]
     tables.write_methods(made.summaries, written[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -51,44 +51,59 @@ def audit_model(
     whose maps stay alike fails. --curves also deletes and inserts pixels by their attribution (Petsiuk et al., 2018).
     """
     with told():
-        # Importing torch takes seconds; telling of a wrong option should not.
-        from models.attribution import Settings
-        from models.auditing.audit import audit
-        from models.auditing.measuring import DEFAULT_METHODS, AuditOptions
-        from models.auditing.subject import Subject
-        from models.catalog import Catalog
-
         if not sanity and not curves:
             raise UnsupportedOption("Expected something to audit: --no-sanity without --curves leaves nothing.")
-        entry = Catalog(folder).find(model)
-        subject = Subject.open(entry, device)
-        chosen = DEFAULT_METHODS if methods is None else tuple(filter(None, map(str.strip, methods.split(","))))
-        options = AuditOptions(
-            methods=chosen,  # type: ignore[arg-type]
-            target=None if target is None else subject.class_id(target),
-            sanity=sanity,
-            curves=curves,
-            max_depths=max_depths,
-            settings=Settings(
-                steps=steps, samples=samples, layer=layer, seed=seed, max_batch=entry.card.serving.max_batch, step_s=0.5
-            ),
+        made = _run(
+            (model, device, folder),
+            images,
+            output,
+            methods=methods,
+            target=target,
+            checks={"sanity": sanity, "curves": curves, "max_depths": max_depths},
+            numbers={"steps": steps, "samples": samples, "layer": layer, "seed": seed},
         )
-        console = console_err()
-        columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task(entry.name, total=None)
-            made: Audit = audit(
-                subject,
-                images,
-                options,
-                output=output,
-                report=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
     if as_json:
         typer.echo(json.dumps(made.to_json(), indent=2))
     else:
         show(made, console_out())
-    _show_skipped(made.skipped, console)
+    _show_skipped(made.skipped, console_err())
+
+
+def _run(
+    model: tuple[str, str, Path | None],
+    images: list[Path],
+    output: Path | None,
+    *,
+    methods: str | None,
+    target: str | None,
+    checks: dict[str, Any],
+    numbers: dict[str, Any],
+) -> Audit:
+    # Importing torch takes seconds; telling of a wrong option should not.
+    from models.attribution import Settings
+    from models.auditing.audit import audit
+    from models.auditing.measuring import DEFAULT_METHODS, AuditOptions
+    from models.auditing.subject import Subject
+    from models.catalog import Catalog
+
+    name, device, folder = model
+    subject = Subject.open(Catalog(folder).find(name), device)
+    named = DEFAULT_METHODS if methods is None else tuple(filter(None, map(str.strip, methods.split(","))))
+    options = AuditOptions(
+        methods=named,  # type: ignore[arg-type]
+        target=None if target is None else subject.class_id(target),
+        settings=Settings(**numbers, max_batch=subject.entry.card.serving.max_batch, step_s=0.5),
+        **checks,
+    )
+    console = console_err()
+    columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(subject.entry.name, total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        return audit(subject, images, options, output=output, report=report)
 
 
 def show(made: Audit, console: Console) -> None:

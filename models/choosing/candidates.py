@@ -13,6 +13,9 @@ from models.errors import UnsupportedOption
 Yardstick = tuple[str, str, tuple[str, ...]]
 """Metric, data and labels: figures are comparable where all three are the same."""
 
+FRACTIONS = ("acc", "iou", "map", "AP")
+"""Parts of the names of metrics that people read in per cent."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -55,6 +58,11 @@ class Field:
     """The best first."""
     others: list[str]
     """What else models of the task are measured by: ``metric on data``."""
+
+    @property
+    def unit(self) -> str:
+        """``points`` where people read the metric in per cent, else nothing."""
+        return "points" if any(part in self.metric for part in FRACTIONS) else ""
 
 
 def field_of(entries: Sequence[Entry], task: Task, metric: str | None = None) -> Field:

@@ -25,8 +25,6 @@ from models.terminal import console_err, console_out, told
 
 ABOVE, BELOW = 6, 8
 """Neighbours of the choice that are listed: better ones that lost, and the next best."""
-FRACTIONS = ("acc", "iou", "map", "AP")
-"""Parts of the names of metrics that people read as per cent."""
 
 
 def choose_model(
@@ -65,17 +63,17 @@ def choose_model(
     Qualities are published ones, each at the model's own resolution, and compared only where metric, data and labels
     are the same. Latencies are those measured on this machine, here or by `visionpipe models profile --measure`.
     """
-    if min_accuracy is not None and min_accuracy > 1:
-        min_accuracy /= 100
-    budget = Budget(gflops, params, latency_ms, min_accuracy)
     circumstances = Circumstances(device, precision, batch)
     with told():
         if plot is not None and plot.suffix.lower() not in PICTURES:
             raise UnsupportedOption(f"--plot: expected a file that ends in {', '.join(PICTURES)}, got {plot}.")
         field = field_of(Catalog(folder).entries(), task, metric)
+        if min_accuracy is not None and min_accuracy > 1 and field.unit:
+            min_accuracy /= 100
+        budget = Budget(gflops, params, latency_ms, min_accuracy)
         with _status() as report:
             field = _completed(field, budget, circumstances, Measurements(data_dir), resolution, measure, report)
-        verdicts = judge(field.candidates, budget, unit_of(field.metric))
+        verdicts = judge(field.candidates, budget, field.unit)
         _draw(field, verdicts, budget, plot)
         if as_json:
             typer.echo(json.dumps(_facts(task, field, verdicts, budget, resolution), indent=2))
@@ -111,11 +109,6 @@ def _completed(
 def _status() -> Iterator[Report]:
     with console_err().status("Reading the cards ...") as status:
         yield lambda what, done, total: status.update(f"{what} ({done + 1} of {total}) ...")
-
-
-def unit_of(metric: str) -> str:
-    """Say whether people read a metric in per cent."""
-    return "points" if any(part in metric for part in FRACTIONS) else ""
 
 
 def nearest_of(field: Field, budget: Budget) -> Candidate:
@@ -170,7 +163,7 @@ def _show(field: Field, verdicts: Sequence[Verdict], budget: Budget, console: Co
     chosen = next((one for one in verdicts if one.reason.startswith("chosen")), None)
     nearest = chosen.candidate.name if chosen is not None else nearest_of(field, budget).name
     console.print(
-        f"[bold]{escape(field.metric)}[/] on {escape(field.data)}, {len(verdicts)} models, "
+        f"[bold]{escape(field.metric)}[/] on {escape(field.data)}, {len(verdicts)} model{'s' * (len(verdicts) != 1)}, "
         f"{sum(one.fits for one in verdicts)} within the budget",
         highlight=False,
     )
@@ -232,7 +225,7 @@ def _costs(one: Candidate) -> Iterator[tuple[str, str]]:
 
 
 def _quality(one: Candidate, field: Field) -> str:
-    return f"{one.quality:.2%}" if unit_of(field.metric) else f"{one.quality:.4g}"
+    return f"{one.quality:.2%}" if field.unit else f"{one.quality:.4g}"
 
 
 def _facts(

@@ -97,18 +97,21 @@ def judge(candidates: Sequence[Candidate], budget: Budget, unit: str) -> list[Ve
 
 def faults(one: Candidate, budget: Budget) -> list[str]:
     """Say which limits a candidate breaks."""
-    found = [one.fault] if one.fault else []
+    if one.fault:
+        return [one.fault]
+    broken, unknown = [], []
     for cost in COSTS:
         limit, value = cost.limit(budget), cost.value(one)
-        if limit is None:
-            continue
-        if value is None:
-            found.append(f"its {cost.name} are not known" if cost.name != "ms" else "its latency was not measured here")
-        elif value > limit:
-            found.append(f"{cost.digits(value)} {cost.name} are over the budget of {cost.digits(limit)}")
+        if limit is not None and value is None:
+            unknown.append(
+                "its latency was not measured here" if cost.name == "ms" else f"its {cost.name} are not known"
+            )
+        elif limit is not None and value is not None and value > limit:
+            broken.append(f"{cost.digits(value)} {cost.name} are over the budget of {cost.digits(limit)}")
     if budget.min_accuracy is not None and one.quality < budget.min_accuracy:
-        found.append(f"{one.quality:.2%} is under the {budget.min_accuracy:.2%} asked for")
-    return found
+        broken.append(f"{one.quality:.2%} is under the {budget.min_accuracy:.2%} asked for")
+    # What breaks a limit is out, whatever else is not known of it.
+    return broken or unknown
 
 
 def miss(one: Candidate, budget: Budget) -> float:

@@ -61,7 +61,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return whole
         concerned = self.follows and any(self.field(value) is not None for value in tree_leaves((args, kwargs)))
         out = func(*args, **kwargs)
-        if concerned:
+        # Numbers that leave the tensors are followed no further.
+        if concerned and any(isinstance(made, Tensor) for made in tree_leaves(out)):
             self._note(func, args, kwargs, out)
         for made in tree_leaves(out):
             if isinstance(made, Tensor):

@@ -49,7 +49,7 @@ class Plan:
 class Batch:
     """Some pages as a network learns from them."""
 
-    x_NCHW: Tensor  # noqa: N815
+    x_NCHW: Tensor
     """float32 in [0, 1], channels last in memory."""
     boxes_xyxy: list[Tensor]
     """Per page: float32 of shape (B, 4) in pixels."""

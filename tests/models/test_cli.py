@@ -26,7 +26,7 @@ def test_list_shows_the_models_of_all_three_places(run):
     ("arguments", "expected"),
     [
         (["--source", "user"], ["mine"]),
-        (["--source", "bundled", "--task", "classification"], ["lenet-digits"]),
+        (["--source", "bundled", "--task", "classification"], ["lenet-digits", "vgg-digits"]),
         (["resnet18"], ["resnet18"]),
         (["--source", "user", "--task", "detection"], []),
         (["--source", "user", "--task", "classification"], ["mine"]),

@@ -199,6 +199,7 @@ def test_every_exif_orientation_is_applied_pixel_by_pixel(file_format, orientati
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(tagged)))
     decoded = decode(tagged, **LIMITS)
     assert decoded.size_wh == ((23, 37) if orientation >= 5 else (37, 23))
+    assert ImageOps.exif_transpose(decoded.image).tobytes() == decoded.image.tobytes()
     assert np.array_equal(np.asarray(decoded.image), np.asarray(expected))
     back = {6: 8, 8: 6}.get(orientation, orientation)
     assert np.array_equal(_oriented(np.asarray(decoded.image), back), np.asarray(plain))

@@ -44,6 +44,19 @@ class Hourglass(nn.Module):
         return x_NCHW[..., :32, :32] + self.up(self.down(x_NCHW))[..., :32, :32]
 
 
+class Counting(nn.Module):
+    """Looks at values, and has outputs of no elements, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x_NCHW):
+        features = self.conv(x_NCHW)
+        assert features[features < -1e9].numel() == 0
+        return features * float(features.max().item() > -1)
+
+
 class Shuffled(nn.Module):
     """Windows, rolls, tokens and writing into a part, as transformers in windows and detectors do."""
 
@@ -80,6 +93,7 @@ NETWORKS = {
     "hourglass": chain(Hourglass(), nn.Conv2d(3, 3, 3)),
     "windows": chain(nn.Conv2d(3, 3, 3, padding=1), Shuffled()),
     "normalised": chain(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), nn.GroupNorm(1, 3)),
+    "looks at values": chain(nn.Conv2d(3, 3, 1), Counting()),
     "mean": chain(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1)),
 }
 

@@ -387,20 +387,20 @@ def test_suspects_of_two_jobs_never_overlap(rig: Any) -> None:
     assert [rig.answers(job) for job in jobs] == [[10], [20]]
 
 
-def test_bulk_work_steps_aside_for_interactive_work_but_not_for_long() -> None:
+def test_other_work_steps_aside_for_interactive_work_but_not_for_long() -> None:
     way = RightOfWay()
     way.enter(Lane.BULK, 3)
     way.enter(Lane.INTERACTIVE, 2)
     way.leave(Lane.INTERACTIVE)
     started = time.monotonic()
-    way.step_aside(Lane.INTERACTIVE)
+    way.step_aside(Lane.INTERACTIVE, quick=True)
     assert time.monotonic() - started < ASIDE_S
-    way.step_aside(Lane.BULK)
+    way.step_aside(Lane.INTERACTIVE, quick=False)
     assert time.monotonic() - started >= ASIDE_S
     threading.Timer(0.005, way.leave, [Lane.INTERACTIVE]).start()
-    way.step_aside(Lane.BULK)
+    way.step_aside(Lane.BULK, quick=True)
     started = time.monotonic()
-    way.step_aside(Lane.BULK)
+    way.step_aside(Lane.BULK, quick=True)
     assert time.monotonic() - started < ASIDE_S
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import supervision as sv
 
 from visionpipe.drawing.canvas import Canvas
-from visionpipe.drawing.colors import class_palette, text_palette
+from visionpipe.drawing.palettes import class_palette, text_palette
 from visionpipe.drawing.supervise import detections
 from visionpipe.drawing.text import font_path, one_line, width_of
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import colorsys
 from functools import cache
 
-import supervision as sv
-
 Rgb = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 
@@ -32,15 +30,3 @@ def text_color(background: Rgb) -> Rgb:
     red, green, blue = ((channel / 255) ** 2.2 for channel in background)
     # At this luminance black and white have the same contrast.
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)
-
-
-@cache
-def class_palette() -> sv.ColorPalette:
-    """The classes' colours, for supervision's annotators."""
-    return sv.ColorPalette([sv.Color(*class_color(index)) for index in range(NUM_COLORS)])
-
-
-@cache
-def text_palette() -> sv.ColorPalette:
-    """The colours of text on them."""
-    return sv.ColorPalette([sv.Color(*text_color(class_color(index))) for index in range(NUM_COLORS)])

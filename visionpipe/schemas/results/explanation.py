@@ -104,10 +104,10 @@ class Attribution(Schema):
     target: ClassScore
     """The class, with its probability for the image."""
     attribution: ArtifactRef
-    """``.npy`` of shape (H, W) of the original image, float32, upright; 0 where the network did not look. Of the class's
-    logit: above 0 speaks for the class, below 0 against it. Saliency and SmoothGrad say how much, not which way, and
-    Grad-CAM only what speaks for it: these are never below 0. LIME and KernelSHAP give each pixel its superpixel's
-    weight; the other methods add up a pixel's colours."""
+    """``.npy`` of shape (H, W) of the original image, float32, upright; 0 where the network did not look. Of the logit:
+    above 0 speaks for the class, below 0 against it. Saliency and SmoothGrad say how much, not which way, and Grad-CAM
+    only what speaks for it: these are never below 0. LIME and KernelSHAP give each pixel its superpixel's weight; the
+    other methods add up a pixel's colours."""
     overlay: ArtifactRef | None = None
     """PNG of the attribution over the image, when asked for."""
     segments: list[SegmentWeight] | None = None
@@ -137,8 +137,8 @@ class ExplanationResult(ListResult[Attribution]):
     attributions: list[Attribution] = Field(min_length=1)
     """In the order of the targets."""
     segmentation: ArtifactRef | None = None
-    """Grey 16-bit PNG of the original size; the pixel values are ``segment``, 0 where the network did not look. LIME and
-    KernelSHAP."""
+    """Grey 16-bit PNG of the original size; the pixel values are ``segment``, 0 where the network did not look. Of LIME
+    and KernelSHAP."""
     layer: str | None = None
     """The module that Grad-CAM read."""
     evaluations: int = Field(ge=0)
