@@ -110,17 +110,18 @@ class Compiler:
         shape = self._shape
         assert shape is not None
         folder = self._settings.data_dir.expanduser() / "compiled"
-        folder.mkdir(parents=True, exist_ok=True)
         name = package_name(self._hosted.entry.digest, self._hosted.device.precision, shape, frozenset(cpu_flags()))
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             if not (folder / name).exists():
                 if not self._wait_until_earned():
                     return
                 self._told("compiling")
                 self._compile(folder / name, shape)
             self._swap_in(folder / name, shape)
-        except CompileFailed as error:
-            logger.warning("%s is served eagerly: %s", self._hosted.card.name, error.message)
+        except (CompileFailed, OSError) as error:
+            # For example a read-only file system, or a full one.
+            logger.warning("%s is served eagerly: %s", self._hosted.card.name, error)
             self._told("eager: it could not be compiled")
 
     def _wait_until_earned(self) -> bool:

@@ -190,3 +190,10 @@ def test_without_a_compiler_the_worker_stays_eager(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "g++" in (Beside(models, tmp_path).compiler.refusal() or "")
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_worker_eager(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "compiled").write_text("a file where the folder should be")
+    beside = Beside(models, tmp_path)
+    beside.compiler.start()
+    assert beside.settle(10) == "eager: it could not be compiled"
