@@ -109,9 +109,9 @@ class Compiler:
         use_cores(1)
         shape = self._shape
         assert shape is not None
-        folder = self._settings.data_dir.expanduser() / "compiled"
         name = package_name(self._hosted.entry.digest, self._hosted.device.precision, shape, frozenset(cpu_flags()))
         try:
+            folder = self._settings.data_dir.expanduser() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / name).exists():
                 if not self._wait_until_earned():
@@ -119,8 +119,8 @@ class Compiler:
                 self._told("compiling")
                 self._compile(folder / name, shape)
             self._swap_in(folder / name, shape)
-        except (CompileFailed, OSError) as error:
-            # For example a read-only file system, or a full one.
+        except (CompileFailed, OSError, RuntimeError) as error:
+            # For example a user without a home, a read-only file system, or a full one.
             logger.warning("%s is served eagerly: %s", self._hosted.card.name, error)
             self._told("eager: it could not be compiled")
 
