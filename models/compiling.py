@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from models.errors import CompileFailed
 
 SUFFIX = ".pt2"
+MAX_BATCH = 4096
+"""Largest batch that a package serves; no card allows more."""
 EXAMPLE_BATCH = 4
 """Images in the batch that is traced; one alone would be taken for a constant."""
 
@@ -36,13 +38,12 @@ def package_name(digest: str, precision: str, shape_CHW: tuple[int, ...], cpu_fl
     return f"{digest}-{precision}-{size}-torch{torch.__version__.partition('+')[0]}-{machine}{SUFFIX}"
 
 
-def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], *, max_batch: int, path: Path) -> None:
-    """Compile a network for inputs of one shape, in any batch up to the largest.
+def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path) -> None:
+    """Compile a network for inputs of one shape, in any batch up to ``MAX_BATCH``.
 
     Args:
         network: In eval mode, on the CPU, in the precision it shall compute in.
         shape_CHW: Channels, height and width of an input.
-        max_batch: Largest number of inputs in a batch.
         path: Where the package is written, all at once.
 
     Raises:
@@ -54,7 +55,7 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], *, max_batch
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
         made = Path(folder) / f"package{SUFFIX}"
         try:
-            _compile(network, example, max(max_batch, EXAMPLE_BATCH), made)
+            _compile(network, example, made)
         except Exception as error:
             raise CompileFailed(
                 f"Expected a network that torch can export and compile, got {type(error).__name__}: {error}. "
@@ -79,9 +80,9 @@ def load_compiled(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def _compile(network: nn.Module, example: Tensor, max_batch: int, path: Path) -> None:
+def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
-    batch = torch.export.Dim("batch", min=1, max=max_batch)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     exported = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
     aoti_compile_and_package(exported, package_path=str(path), inductor_configs={"freezing": True})

@@ -26,7 +26,6 @@ def main() -> None:
     parser.add_argument("--models-folder", type=Path)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--shape", type=int, nargs=3, required=True)
-    parser.add_argument("--max-batch", type=int, required=True)
     wanted = parser.parse_args()
     os.nice(NICENESS)
     # So that what is half made is cleared away.
@@ -35,7 +34,7 @@ def main() -> None:
     hosted = HostedModel(Catalog(wanted.models_folder).find(wanted.target), device="cpu")
     hosted.set_precision(wanted.precision)
     try:
-        compile_network(hosted.fast, tuple(wanted.shape), max_batch=wanted.max_batch, path=wanted.path)
+        compile_network(hosted.fast, tuple(wanted.shape), wanted.path)
     except ModelError as error:
         sys.exit(error.message)
 

@@ -42,7 +42,6 @@ class Compiler:
         hosted: The model.
         runtimes: Those of the model, by task.
         settings: Where packages are kept, and whether to compile at all.
-        max_batch: Largest micro-batch.
         busy_s: Tells for how long the device has computed.
         between: Has something done by the device thread between two steps.
         told: Called with the new state whenever it changes: ``compiling``, ``compiled``, or why it stays ``eager``.
@@ -53,7 +52,6 @@ class Compiler:
         hosted: HostedModel,
         runtimes: Mapping[str, Runtime],
         settings: Settings,
-        max_batch: int,
         *,
         busy_s: Callable[[], float],
         between: Callable[[Callable[[], None]], None],
@@ -62,7 +60,6 @@ class Compiler:
         self._hosted = hosted
         self._runtime = runtimes.get(TASK)
         self._settings = settings
-        self._max_batch = max_batch
         self._busy_s = busy_s
         self._between = between
         self._told = told
@@ -136,7 +133,6 @@ class Compiler:
         words = [
             sys.executable, "-P", "-m", "workers.compile_child", entry.target, str(path), *models,
             "--precision", self._hosted.device.precision, "--shape", *map(str, shape),
-            "--max-batch", str(self._max_batch),
         ]  # fmt: skip
         self._child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:

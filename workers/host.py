@@ -107,7 +107,6 @@ class Host:
             self._hosted,
             self._runtimes,
             settings,
-            max_batch,
             busy_s=lambda: self._engine.batcher.busy_s,
             between=self._engine.batcher.between,
             told=self._keeper.tell_code,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.catalog import Entry
 from models.classifier import Classifier
+from models.compiling import MAX_BATCH
 from models.folding import fold_batch_norms
 from models.loading import hooks, load
 from visionpipe.schemas.jobs import ModelInfo
@@ -35,7 +36,8 @@ class Answering(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Give the network's output for a batch."""
-        answer: Tensor = self._compiled.get(tuple(inputs.shape[1:]), self.eager)(inputs)
+        compiled = self._compiled.get(tuple(inputs.shape[1:])) if len(inputs) <= MAX_BATCH else None
+        answer: Tensor = (compiled or self.eager)(inputs)
         return answer
 
 

@@ -70,7 +70,6 @@ class Beside:
             self.hosted,
             {"classification": self.runtime},
             Settings(models=models, data_dir=data_dir, **settings),
-            max_batch=16,
             busy_s=lambda: self.busy_s,
             between=self.between,
             told=self.told.append,
