@@ -30,6 +30,8 @@ MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
 LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
 """Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
+GATHER_S = 0.1
+"""How long, at most, the device waits for a bulk batch to fill while more of it is being read and prepared."""
 HANG_EXIT = FATAL_EXIT
 """Exit status of a worker whose device step hung."""
 
@@ -72,7 +74,7 @@ class Batcher:
     _suspects: deque[Work] = field(default_factory=deque)
     _long: LongQueue = field(default_factory=LongQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _coming: int = 0
+    _coming: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _closing: bool = False
     _bulk_since_long: int = 0
 
@@ -114,9 +116,9 @@ class Batcher:
 
     def expect(self, lane: Lane, num_items: int) -> None:
         """Count work that is being read and prepared; less is a negative number."""
-        if lane is Lane.INTERACTIVE and num_items:
+        if num_items:
             with self._lock:
-                self._coming += num_items
+                self._coming[lane] += num_items
                 self._wake.notify()
 
     def between(self, chore: Callable[[], None]) -> None:
@@ -157,13 +159,16 @@ class Batcher:
 
     def _next_step(self) -> Callable[[], None] | None:
         stood_aside = False
+        gather_until = time.monotonic() + GATHER_S
         with self._lock:
             while not self._closing:
                 if self._ready[Lane.INTERACTIVE]:
                     return self._batch_step(Lane.INTERACTIVE)
-                if self._coming and not stood_aside:
+                if self._coming[Lane.INTERACTIVE] and not stood_aside:
                     # A step begun now would keep waiting what is ready in a moment.
-                    self._wake.wait_for(lambda: self._ready[Lane.INTERACTIVE] or not self._coming, ASIDE_S)
+                    self._wake.wait_for(
+                        lambda: self._ready[Lane.INTERACTIVE] or not self._coming[Lane.INTERACTIVE], ASIDE_S
+                    )
                     stood_aside = True
                     continue
                 if self._chores:
@@ -173,11 +178,19 @@ class Batcher:
                     return lambda: self._run_suspect(suspect)
                 if (step := self._long_step()) is not None:
                     return step
+                if self._is_gathering and (left_s := gather_until - time.monotonic()) > 0:
+                    self._wake.wait(left_s)
+                    continue
                 if self._ready[Lane.BULK]:
                     self._bulk_since_long += 1
                     return self._batch_step(Lane.BULK)
                 self._wake.wait()
         return None
+
+    @property
+    def _is_gathering(self) -> bool:
+        """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
+        return 0 < len(self._ready[Lane.BULK]) < self.max_batch and self._coming[Lane.BULK] > 0
 
     def _long_step(self) -> Callable[[], None] | None:
         if stopped := self._long.take_stopped():

@@ -45,7 +45,15 @@ import torchvision
 
 def make():
     torch.manual_seed(0)
-    return torchvision.models.{builder}(weights=None)
+    network = torchvision.models.{builder}(weights=None).train()
+    # Without statistics of their own batch norms would let values grow from layer to layer.
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(8, 3, 224, 224))
+    return network.eval()
 """
 GENERATED = {
     "resnet18-generated": "resnet18",

@@ -404,6 +404,29 @@ def test_other_work_steps_aside_for_interactive_work_but_not_for_long() -> None:
     assert time.monotonic() - started < ASIDE_S
 
 
+def test_a_bulk_batch_is_filled_while_more_of_it_is_on_its_way(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = rig.watched.prepare
+
+    def slow(work: Any) -> None:
+        time.sleep(0.004)
+        prepare(work)
+
+    monkeypatch.setattr(rig.watched, "prepare", slow)
+    rig.watched.batches, rig.engine.batcher.max_batch = [], 8
+    job = rig.submit([1 + level for level in range(32)], lane=Lane.BULK)
+    assert rig.answers(job) == [1 + level for level in range(32)]
+    assert len(rig.watched.batches) <= 6
+    assert set(rig.engine.batcher._coming.values()) == {0}
+
+
+def test_what_does_not_come_is_not_waited_for_long(rig: Any) -> None:
+    rig.engine.batcher.expect(Lane.BULK, 5)
+    started = time.monotonic()
+    assert rig.answers(rig.submit([3], lane=Lane.BULK)) == [3]
+    assert time.monotonic() - started < 2
+    rig.engine.batcher.expect(Lane.BULK, -5)
+
+
 def test_bulk_work_does_not_stand_aside_for_long_work(rig: Any) -> None:
     rig.long.pause_s = 0.05
     long = rig.submit([200], task="explanation")
