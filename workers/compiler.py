@@ -35,6 +35,30 @@ COMPILE_S = 900.0
 """A compiler that takes longer than this is given up."""
 
 
+def why_eager(hosted: HostedModel, runtimes: Mapping[str, Runtime], settings: Settings) -> str | None:
+    """Say why a network is not compiled, if it is not."""
+    if settings.compile == "off":
+        return "VISIONPIPE_COMPILE is off"
+    if TASK not in runtimes:
+        return f"only networks for {TASK} are compiled"
+    if hosted.device.torch_device.type != "cpu":
+        return "only networks on a CPU are compiled"
+    if input_shape(hosted) is None:
+        return "the network's input has no fixed size"
+    if not has_compiler():
+        return "there is no C++ compiler (g++)"
+    return None
+
+
+def input_shape(hosted: HostedModel) -> tuple[int, int, int] | None:
+    """Channels, height and width of the network's input, where the card fixes them."""
+    card = hosted.card
+    size_hw = card.preprocess.input_size_hw
+    if size_hw is None or card.hooks.preprocess is not None:
+        return None
+    return (len(card.preprocess.mode), *size_hw)
+
+
 class Compiler:
     """The compiled form of one hosted network.
 
@@ -58,7 +82,7 @@ class Compiler:
         told: Callable[[str], None],
     ) -> None:
         self._hosted = hosted
-        self._runtime = runtimes.get(TASK)
+        self._runtimes = runtimes
         self._settings = settings
         self._busy_s = busy_s
         self._between = between
@@ -69,7 +93,7 @@ class Compiler:
 
     def start(self) -> None:
         """Begin, in a thread of its own."""
-        if (reason := self.refusal()) is not None:
+        if (reason := why_eager(self._hosted, self._runtimes, self._settings)) is not None:
             self._told(f"eager: {reason}")
             return
         self._thread.start()
@@ -80,31 +104,9 @@ class Compiler:
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
-    def refusal(self) -> str | None:
-        """Why this network is not compiled, if it is not."""
-        if self._settings.compile == "off":
-            return "VISIONPIPE_COMPILE is off"
-        if self._runtime is None:
-            return f"only networks for {TASK} are compiled"
-        if self._hosted.device.torch_device.type != "cpu":
-            return "only networks on a CPU are compiled"
-        if self._shape is None:
-            return "the network's input has no fixed size"
-        if not has_compiler():
-            return "there is no C++ compiler (g++)"
-        return None
-
-    @property
-    def _shape(self) -> tuple[int, int, int] | None:
-        card = self._hosted.card
-        size_hw = card.preprocess.input_size_hw
-        if size_hw is None or card.hooks.preprocess is not None:
-            return None
-        return (len(card.preprocess.mode), *size_hw)
-
     def _run(self) -> None:
         use_cores(1)
-        shape = self._shape
+        shape = input_shape(self._hosted)
         assert shape is not None
         name = package_name(self._hosted.entry.digest, self._hosted.device.precision, shape, frozenset(cpu_flags()))
         try:
@@ -161,9 +163,8 @@ class Compiler:
                 return
 
     def _swap(self, compiled: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
-        assert self._runtime is not None
         try:
-            faithful = self._runtime.agrees_with(compiled)
+            faithful = self._runtimes[TASK].agrees_with(compiled)
         except (RuntimeError, AssertionError) as error:
             logger.warning("the compiled %s cannot be run: %s", self._hosted.card.name, error)
             faithful = False

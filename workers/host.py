@@ -32,7 +32,7 @@ from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import open_store
 from workers.batching import HANG_EXIT
-from workers.compiler import Compiler
+from workers.compiler import Compiler, why_eager
 from workers.device import keep_freed_memory
 from workers.engine import Engine, Parts
 from workers.hosted import HostedModel
@@ -254,5 +254,5 @@ def load_model(options: HostOptions, settings: Settings) -> tuple[HostedModel, d
     except ModelError as error:
         raise ModelLoadError(error.message, **error.details) from error
     if options.precision == "auto" and hosted.device.precision != "fp32":
-        keep_fp32_unless_slower(hosted, runtimes)
+        keep_fp32_unless_slower(hosted, runtimes, is_compiled=why_eager(hosted, runtimes, settings) is None)
     return hosted, runtimes

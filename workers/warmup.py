@@ -22,13 +22,19 @@ MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
 
 
-def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime]) -> None:
-    """Go back to fp32 where the reduced precision gains nothing, as with tiny networks."""
+def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime], *, is_compiled: bool = False) -> None:
+    """Go back to fp32 where the reduced precision gains nothing, as with tiny networks.
+
+    Args:
+        hosted: The model, in the reduced precision.
+        runtimes: Those of the model.
+        is_compiled: Whether it will be compiled, which gains most in the reduced precision.
+    """
     reduced = hosted.device.precision
     reduced_s = _fastest_s(runtimes)
     hosted.set_precision("fp32")
     full_s = _fastest_s(runtimes)
-    if full_s > MIN_STEP_S and reduced_s * MIN_SPEEDUP < full_s:
+    if full_s > MIN_STEP_S and (is_compiled or reduced_s * MIN_SPEEDUP < full_s):
         hosted.set_precision(reduced)
 
 

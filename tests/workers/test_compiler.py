@@ -17,7 +17,7 @@ from models.compiling import has_compiler
 from visionpipe.settings import Settings
 from workers import compiler as compiler_module
 from workers.classification import ClassificationRuntime
-from workers.compiler import Compiler
+from workers.compiler import Compiler, why_eager
 from workers.hosted import HostedModel
 
 CARD = """
@@ -78,6 +78,9 @@ class Beside:
     def between(self, chore: Callable[[], None]) -> None:
         self.threads.append(threading.Thread(target=chore))
         self.threads[-1].start()
+
+    def why_eager(self) -> str | None:
+        return why_eager(self.hosted, {"classification": self.runtime}, Settings())
 
     def settle(self, timeout_s: float = 120) -> str:
         until = time.monotonic() + timeout_s
@@ -168,7 +171,7 @@ def test_nothing_is_compiled_before_the_device_has_earned_it(
     ("change", "says"),
     [
         (lambda beside: None, "VISIONPIPE_COMPILE is off"),
-        (lambda beside: beside.compiler.__dict__.update(_settings=Settings(), _runtime=None), "only networks for"),
+        (lambda beside: beside.compiler.__dict__.update(_settings=Settings(), _runtimes={}), "only networks for"),
     ],
     ids=["off", "another_task"],
 )
@@ -181,14 +184,14 @@ def test_what_is_not_compiled_says_why(models: Path, tmp_path: Path, change: Any
 
 def test_an_input_without_a_fixed_size_is_not_compiled(tmp_path: Path) -> None:
     beside = Beside(write(tmp_path / "models", resize="32"), tmp_path)
-    assert beside.compiler.refusal() == "the network's input has no fixed size"
+    assert beside.why_eager() == "the network's input has no fixed size"
 
 
 def test_without_a_compiler_the_worker_stays_eager(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "g++" in (Beside(models, tmp_path).compiler.refusal() or "")
+    assert "g++" in (Beside(models, tmp_path).why_eager() or "")
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_worker_eager(models: Path, tmp_path: Path) -> None:
