@@ -367,7 +367,8 @@ def test_a_network_without_gradients_is_explained_by_perturbing_alone(
     rig: Rig, submit: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = ExplanationRuntime(host(tmp_path, "cut", '[hooks]\npostprocess = "net:without_gradient"'))
-    runtime.warm_up(1)
+    with caplog.at_level("WARNING", logger="visionpipe"):
+        runtime.warm_up(1)
     assert "perturbation only" in caplog.text
     rig.engine.batcher.runtimes["explanation"] = runtime
     assert "Use occlusion, lime or kernel_shap" in outcome(rig, submit()).message
