@@ -103,7 +103,7 @@ class SanityTest:
             for done, of in method.steps():
                 yield PARTS * index + min(PARTS - 1, PARTS * done // max(1, of)), total
             self.evaluations += method.evaluations
-            self._add(cascade.layers[depth - 1], depth, method.best().attribution_HW)
+            self._add(cascade.layers[depth - 1], depth, method.best_map())
             yield PARTS * (index + 1), total
 
     @property
