@@ -138,8 +138,7 @@ def _sandwich(samples: Samples, design: Floats, residuals: Floats, penalty: Floa
 
 def _inverse(matrix: Floats) -> Floats:
     # Directions without evidence have eigenvalues of rounding errors.
-    inverse: Floats = np.linalg.pinv(matrix, rcond=1e-12, hermitian=True)
-    return inverse
+    return np.linalg.pinv(matrix, rcond=1e-12, hermitian=True).astype(np.float64, copy=False)
 
 
 def _residuals(samples: Samples, coefficients: Floats) -> Floats:
