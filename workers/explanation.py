@@ -70,7 +70,7 @@ class ExplanationRuntime(Runtime):
             check_layer(self.hosted.master, options.layer)
         if has_checks(work):
             import_libraries()
-        targets = None if options.targets is None else tuple(class_ids(card, options.targets))
+        targets = None if options.targets is None else tuple(dict.fromkeys(class_ids(card, options.targets)))
         work.prepared = prepare(work, card.preprocess, targets=targets, max_batch=card.serving.max_batch)
         work.num_pixels = work.prepared.x_1CHW.numel()
         # The settings are checked against this image when an attributor is made.

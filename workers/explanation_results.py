@@ -37,6 +37,7 @@ def keep_attribution(work: Work, found: Found, preprocessing: Preprocessing) -> 
         completeness=completeness(explained),
         surrogate_r2=explained.surrogate_r2,
         standard_error=explained.standard_error,
+        note=explained.note,
         **(found.checks.fields() if found.checks is not None else {}),
     )
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.attribution import Method
+from models.attribution import Method, path
 from models.catalog import Catalog
 from visionpipe.queue import calls, run
 from visionpipe.schemas.images import BlobImage
@@ -257,6 +257,26 @@ def test_the_most_probable_class_is_explained_unless_others_are_asked_for(rig: R
     assert sum(found.target.score for found in both) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_class_that_is_asked_for_twice_is_explained_once(rig: Rig, submit: Callable[..., str]) -> None:
+    result = result_of(rig, submit(options={"method": "saliency", "targets": [1, "red", "blue", 1]}))
+    assert [found.target.label for found in result] == ["blue", "red"]
+
+
+def test_gradients_that_do_not_add_up_as_promised_say_so(
+    rig: Rig, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(path, "MAX_ERROR", 0.0)
+    monkeypatch.setattr(path, "MAX_STEPS", 32)
+    result = result_of(rig, submit(options={"targets": [0]}))
+    note = result.attributions[0].note
+    assert note is not None
+    assert "after 32 points, above 0%" in note
+    assert note in result.summary()
+    assert result.rows()[0]["note"] == note
+    asked = result_of(rig, submit(options={"targets": [0], "steps": 32}))
+    assert (asked.attributions[0].note, asked.rows()[0]["note"]) == (None, "")
+
+
 @pytest.mark.parametrize("baseline", ["black", "gray", "white", "blur", "noise"])
 def test_every_baseline_gives_complete_gradients(rig: Rig, submit: Callable[..., str], baseline: str) -> None:
     result = result_of(rig, submit(options={"baseline": baseline, "targets": [0]}))
@@ -340,11 +360,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"targets": [2]}, "from 0 to 1"),
     ({"method": "grad_cam", "layer": "rel"}, "Close names: relu"),
     ({"method": "occlusion", "window_px": 33}, "at most 32 pixels, got 33"),
+    ({"method": "lime", "samples": 1}, "Expected at least"),
     ({"method": "kernel_shap", "samples": 1_000_000, "superpixels": {"count": 500}}, "would not fit into memory"),
 ]
 
 
-@pytest.mark.parametrize(("options", "says"), BAD, ids=["label", "index", "layer", "window", "memory"])
+@pytest.mark.parametrize(("options", "says"), BAD, ids=["label", "index", "layer", "window", "few", "memory"])
 def test_what_cannot_be_done_is_an_invalid_request(
     rig: Rig, submit: Callable[..., str], options: dict[str, Any], says: str
 ) -> None:
