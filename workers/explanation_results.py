@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models import attribution as methods
 from models.attribution.placing import segments_to_original, to_original
@@ -15,6 +14,7 @@ from models.cards import Preprocessing
 from visionpipe.drawing.strips import heat_overlay
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.results import Attribution, Completeness, SegmentWeight
+from workers.encoding import png
 from workers.explanation_input import Prepared, options_of
 from workers.explanation_run import Found
 from workers.work import Work
@@ -48,7 +48,7 @@ def keep_segmentation(work: Work, explained: methods.Explained, preprocessing: P
         return None
     assert work.size_wh is not None
     numbers_HW = segments_to_original(explained.segments_HW, work.size_wh, preprocessing)
-    return work.keep(png(Image.fromarray(numbers_HW)), "image/png")
+    return work.keep(png(numbers_HW), "image/png")
 
 
 def segment_weights(explained: methods.Explained) -> list[SegmentWeight] | None:
@@ -80,11 +80,4 @@ def npy(array: NDArray[Any]) -> bytes:
     """Write an array as ``.npy``."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
-
-
-def png(image: Image.Image) -> bytes:
-    """Write a picture without loss."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
     return stream.getvalue()
