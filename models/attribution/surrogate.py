@@ -5,6 +5,9 @@ S samples, M superpixels.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_FITTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,8 @@ def fit(samples: Samples, model: Any) -> Floats:
         samples: Recorded.
         model: Such as captum's ``SkLearnRidge``.
     """
-    from threadpoolctl import threadpool_limits
-
     batch = (samples.masks.astype(np.float64), samples.logits, samples.similarities)
-    # So small a fit gains nothing from threads, which would only be taken from the device's work.
-    with threadpool_limits(1, user_api="blas"):
+    with _one_thread():
         model.fit([tuple(map(torch.from_numpy, batch))])
     coefficients: Floats = model.representation().detach().double().numpy().reshape(-1)
     return coefficients
@@ -101,13 +102,11 @@ class AddingUp:
     """
 
     def __init__(self, samples: Samples, *, intercept: float, total: float) -> None:
-        from threadpoolctl import threadpool_limits
-
         shares = samples.masks.mean(axis=1)
         self._samples = samples
         self._design = samples.masks - shares[:, None]
         self._rest = samples.logits - intercept - shares * total
-        with threadpool_limits(1, user_api="blas"):
+        with _one_thread():
             weighted = self._design * samples.similarities[:, None]
             self._parts = _inverse(weighted.T @ self._design) @ (weighted.T @ self._rest)
         self._parts -= self._parts.mean()
@@ -119,13 +118,21 @@ class AddingUp:
         return _sandwich(self._samples, self._design, residuals, np.zeros(1))
 
 
-def _sandwich(samples: Samples, design: Floats, residuals: Floats, penalty: Floats) -> Floats:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the linear algebra to one thread: so small a fit gains nothing from more, which the device's work needs."""
     from threadpoolctl import threadpool_limits
 
+    # The limit is the process's: two fits that overlap would restore each other's.
+    with _FITTING, threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def _sandwich(samples: Samples, design: Floats, residuals: Floats, penalty: Floats) -> Floats:
     drawn = samples.clusters >= 0
     if len(np.unique(samples.clusters[drawn])) <= samples.masks.shape[1] + 1:
         return np.full(design.shape[1], np.inf)
-    with threadpool_limits(1, user_api="blas"):
+    with _one_thread():
         weighted = design * samples.similarities[:, None]
         bread = _inverse(weighted.T @ design + penalty)
         leverages = np.einsum("ij,ij->i", design @ bread, weighted)

@@ -166,7 +166,6 @@ class ExplanationResult(ListResult[Attribution]):
                 "deletion AUC": "" if entry.curves is None else f"{entry.curves.deletion.auc:.3f}",
                 "insertion AUC": "" if entry.curves is None else f"{entry.curves.insertion.auc:.3f}",
                 "sanity": "" if entry.sanity is None else entry.sanity.verdict,
-                "note": entry.note or "",
             }
             for entry in self.attributions
         ]
