@@ -83,14 +83,15 @@ from visionpipe.settings import Settings
 from workers.host import HostOptions, load_model
 from workers.warmup import warm_up
 
-hosted, runtimes = load_model(HostOptions("lenet-digits", "", device="cpu", precision="fp32"), Settings())
+hosted, runtimes = load_model(HostOptions(sys.argv[1], "", device="cpu", precision="fp32"), Settings())
 warm_up(hosted, runtimes, None)
-print(*sorted(runtimes), "|", *sorted(set(sys.argv[1:]) & set(sys.modules)))
+print(*sorted(runtimes), "|", *sorted(set(sys.argv[2:]) & set(sys.modules)))
 """
 
 
-def test_a_start_imports_nothing_that_only_some_requests_need() -> None:
-    done = subprocess.run([sys.executable, "-c", STARTS, *HEAVY], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("name", ["lenet-digits", "vgg-digits"])
+def test_a_start_imports_nothing_that_only_some_requests_need(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS, name, *HEAVY], capture_output=True, text=True, check=True)
     tasks, _, imported = done.stdout.partition("|")
     assert {"adversarial", "classification", "explanation", "feature_visualization"} <= set(tasks.split())
     assert imported.split() == []
