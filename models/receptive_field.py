@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from models.errors import UnknownLayer
 from models.features import check_layer, position_axes
-from models.receptive.rules import EMPTY, UNCUT, Field, squashed
+from models.receptive.rules import EMPTY, UNCUT, Field, settled, squashed
 from models.receptive.tracker import Tracker
 
 BoxXYXY = tuple[float, float, float, float]
@@ -45,10 +45,11 @@ class ReceptiveField:
     """Rows and columns of the output: those of a feature map (N, C, H, W) or (N, H, W, C), (L, 1) for tokens (N, L, D),
     (1, 1) for anything else."""
     size_hw: tuple[int, int]
-    """Height and width of the widest receptive field, not cut at the input's border. Where an operator mixes all
-    positions, the input's own size."""
+    """Height and width of the widest receptive field, not cut at the input's border. Once an operator has mixed all
+    positions, as global pooling, squeeze and excitation, or attention do: the input's own size."""
     stride_hw: tuple[float, float]
-    """By how many pixels it moves from one row or column to the next; 0 where there is but one."""
+    """By how many pixels it moves from one row or column to the next, on average; 0 where there is but one, and where
+    all see the whole input because an operator has mixed all positions."""
     start_yx: tuple[float, float]
     """Top and left of position (0, 0), not cut at the border, so possibly negative."""
     input_hw: tuple[int, int]
@@ -164,6 +165,7 @@ def measured(layer: str, shape: torch.Size, found: Field | None, size_hw: tuple[
     coordinates = found or [torch.full((), EMPTY, dtype=torch.int32).expand(shape)] * (2 * UNCUT)
     axes = _position_axes(coordinates, shape, size_hw)
     maps = torch.unflatten(torch.stack([_over_others(one, axes) for one in coordinates]), 0, (2, UNCUT))
+    maps[1] = settled(maps[1], size_hw)
     top, left, bottom, right = maps[1].double()
     seen = (maps[1] != EMPTY).all(0)
     on_grid = len(axes) == 2 and bool(seen.all())

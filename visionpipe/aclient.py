@@ -12,23 +12,21 @@ from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
 from visionpipe.jobs import AsyncJob
-from visionpipe.mapping import Read, Window, stream
-from visionpipe.media import MediaRoots
+from visionpipe.mapping import Window, stream
 from visionpipe.queue import Accounts, QueueStatus
+from visionpipe.references import References
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
 from visionpipe.schemas.jobs import Item, Lane, WorkerRecord
 from visionpipe.schemas.results import Result
 from visionpipe.schemas.results.source import Fetch
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
-from visionpipe.sources import ImageSource, Prepared, Reference, is_single, place, prepare, unhurried, upload_ref
+from visionpipe.sources import ImageSource, Prepared, is_single, place, prepare, unhurried, upload_ref
 from visionpipe.submission import MapKeywords, OptionsLike, SubmitKeywords, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
 
 ResultT = TypeVar("ResultT", bound=Result)
-WORKERS_FRESH_S = 5.0
-"""For how long the workers' announcements are believed without asking again."""
 
 
 class AsyncClient(Shortcuts):
@@ -54,8 +52,7 @@ class AsyncClient(Shortcuts):
         self.settings = settings or load_settings()
         """The settings in force."""
         self._transport = transport or _redis_transport(redis_url or self.settings.redis_url, self.settings)
-        self._media = MediaRoots(self.settings.media_roots)
-        self._workers: tuple[float, list[WorkerRecord]] = (float("-inf"), [])
+        self._references = References(self._transport, self.settings)
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._closed = False
         self._fetch: Fetch | None = None
@@ -115,7 +112,7 @@ class AsyncClient(Shortcuts):
         """
         self._at_home()
         sources = [images] if is_single(images) else list(cast("Iterable[ImageSource]", images))
-        read = await self._reader(model)
+        read = await self._references.reader(model)
         prepared = await unhurried(lambda: [read(cast("ImageSource", source)) for source in sources], sources)
         job = await self._send(task_name(task), prepared, model=model, **how)
         return cast("AsyncJob[ResultT]", job)
@@ -171,7 +168,9 @@ class AsyncClient(Shortcuts):
         async def send(images: Sequence[Prepared]) -> AsyncJob[Result]:
             return await self._send(name, images, model=model, options=options, lane=lane, wait_for_worker=patient)
 
-        return stream(images, lambda: self._reader(model), send, ordered=how.get("ordered", True), window=window)
+        return stream(
+            images, lambda: self._references.reader(model), send, ordered=how.get("ordered", True), window=window
+        )
 
     async def upload(self, image: ImageSource) -> BlobImage:
         """Store an image for use in many jobs; it lives for ``upload_ttl_s`` from the last upload.
@@ -264,26 +263,11 @@ class AsyncClient(Shortcuts):
 
     async def _refer(self, image: ImageSource, model: str) -> ImageRef:
         """Give a reference that request options can hold, uploading the image where none will do."""
-        read = await self._reader(model)
+        read = await self._references.reader(model)
         prepared = await unhurried(lambda: read(image), [image])
         # Uploads are kept by content: a style that is used a thousand times lies in the store once.
         refs, payloads = place([prepared], job="none", hashed=False)
         return await self.upload(prepared.data) if payloads else refs[0]
-
-    async def _reader(self, model: str) -> Read:
-        reference = await self._reference(model) if self._media.names else None
-        return partial(prepare, max_bytes=self.settings.max_image_bytes, reference=reference)
-
-    async def _reference(self, model: str) -> Reference | None:
-        read_at, workers = self._workers
-        if time.monotonic() - read_at > WORKERS_FRESH_S:
-            workers = await self._transport.workers()
-            self._workers = (time.monotonic(), workers)
-        name, _, digest = model.partition("@")
-        serving = [set(w.media_roots) for w in workers if w.model == name and digest in ("", w.digest)]
-        # Any of them may get the job, so a root that one of them lacks is of no use.
-        shared = set.intersection(*serving) if serving else set()
-        return partial(self._media.reference, among=shared) if shared else None
 
     def _at_home(self) -> None:
         # Connections belong to the loop that opened them, and must never be shared by two processes.

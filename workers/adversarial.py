@@ -150,7 +150,7 @@ class AdversarialRuntime(Runtime):
         """Make one step on a grey picture; the first time also measure what passes cost."""
         self._check_geometry(ModelLoadError)
         height, width = self.hosted.card.preprocess.input_size_hw or (WARM_SIDE_PX, WARM_SIDE_PX)
-        subject = Subject.of(Image.new("RGB", (width, height), (100, 120, 140)), self.hosted.card.preprocess)
+        subject = Subject.of(Image.new("RGB", (width, height)), self.hosted.card.preprocess)
         before_K = self._probabilities(subject.levels)
         if len(before_K) < 2:
             raise ModelLoadError(f"Expected at least two classes to lead between, {self.hosted.card.name} has one.")

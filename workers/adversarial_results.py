@@ -5,12 +5,10 @@ Shape suffixes: C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from models.attacks import Goal, Subject
@@ -20,6 +18,7 @@ from models.preprocess import Preprocess
 from visionpipe.schemas.requests import AdversarialOptions
 from visionpipe.schemas.results import AdversarialResult, ClassScore, StopReason
 from visionpipe.schemas.results.adversarial import Attack, ChangeNorms
+from workers.encoding import png
 from workers.labels import label_of
 from workers.work import Work
 
@@ -102,7 +101,7 @@ def _attack(
     work: Work, card: Card, outcome: Outcome, *, epsilon: float, measured: Measured, options: AdversarialOptions
 ) -> Attack:
     subject, goal = outcome.subject, outcome.goal
-    data = _png(subject.altered(measured.levels))
+    data = png(subject.altered(measured.levels))
     stored = decode(data, max_bytes=len(data), max_pixels=subject.picture.width * subject.picture.height).image
     change = subject.change(stored)
     again = Preprocess(card.preprocess).levels(stored)
@@ -115,7 +114,7 @@ def _attack(
         true_score=_probability(measured.probabilities, goal.true_class),
         target_score=None if goal.target is None else _probability(measured.probabilities, goal.target),
         picture=work.keep(data, "image/png"),
-        difference=work.keep(_png(subject.difference(measured.levels, options.amplify)), "image/png"),
+        difference=work.keep(png(subject.difference(measured.levels, options.amplify)), "image/png"),
         norms=ChangeNorms(linf=change.linf, l2=change.l2, changed=change.changed),
         steps=measured.num_steps,
     )
@@ -131,9 +130,3 @@ def _score(card: Card, probabilities_K: Tensor, class_id: int) -> ClassScore:
 
 def _probability(probabilities_K: Tensor, class_id: int) -> float:
     return min(max(float(probabilities_K[class_id]), 0.0), 1.0)
-
-
-def _png(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()

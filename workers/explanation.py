@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.attribution import Attributor, Question, attributor
+from models.attribution.aside import aside
 from models.attribution.attributor import gradient
 from models.attribution.methods import METHODS
 from models.attribution.similarity import import_libraries
@@ -70,7 +71,7 @@ class ExplanationRuntime(Runtime):
             check_layer(self.hosted.master, options.layer)
         if has_checks(work):
             import_libraries()
-        targets = None if options.targets is None else tuple(class_ids(card, options.targets))
+        targets = None if options.targets is None else tuple(dict.fromkeys(class_ids(card, options.targets)))
         work.prepared = prepare(work, card.preprocess, targets=targets, max_batch=card.serving.max_batch)
         work.num_pixels = work.prepared.x_1CHW.numel()
         # The settings are checked against this image when an attributor is made.
@@ -82,7 +83,8 @@ class ExplanationRuntime(Runtime):
         probabilities_K = self._probabilities(work.prepared.x_1CHW)
         if not all(map(math.isfinite, probabilities_K.tolist())):
             return ArithmeticError(f"{self.hosted.card.name} gave logits that are not finite")
-        run = Run(work, self._targets(work, probabilities_K), time.monotonic() - started)
+        targets = self._targets(work, probabilities_K)
+        run = Run(work, targets, self._costs(work, len(targets)), time.monotonic() - started)
         memo: dict[str, Any] = {}
         for target in run.targets:
             question = self._question(work.prepared, target, targets=tuple(run.targets), memo=memo)
@@ -150,10 +152,25 @@ class ExplanationRuntime(Runtime):
         from workers.explanation_checks import Checks
 
         found = run.found[-1]
-        checks = found.checks = Checks(run.work, question, run.work.prepared.settings, found.explained)
-        # A check that is cut short is left out, so there is nothing to wait for.
-        yield from run.drive(checks.steps(), lambda: True, lambda: checks.note)
+        fit = aside(lambda: found.explained, (0, 1))
+        yield from run.drive(fit, lambda: True, lambda: "making the map", is_needed=True)
+        if not run.halted:
+            checks = found.checks = Checks(run.work, question, run.work.prepared.settings, found.explained)
+            # A check that is cut short is left out, so there is nothing to wait for.
+            yield from run.drive(checks.steps(), lambda: True, lambda: checks.note)
         run.stages_done += 1
+
+    def _costs(self, work: Work, num_targets: int) -> list[float]:
+        """Expect what each stage takes, relative to the others."""
+        options = options_of(work)
+        method = attributor(self._question(work.prepared, 0), work.prepared.settings)
+        quick = self.s_per_value.get(False, 1.0)
+        each = method.expected * self.s_per_value.get(method.differentiates, quick)
+        depths = 0 if options.sanity_check is None else options.sanity_check.max_depths
+        checks = [2 * options.curve_steps * options.curves * quick + depths * each] if has_checks(work) else []
+        # What perturbing gives serves all classes.
+        rest = [each if method.differentiates else 0.0, *checks]
+        return [each, *checks, *rest * (num_targets - 1)]
 
     def _question(self, prepared: Prepared, target: int, **more: Any) -> Question:
         card, device = self.hosted.card, self.hosted.device.torch_device

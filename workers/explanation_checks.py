@@ -7,16 +7,14 @@ check gives what it has: curves through fewer points, depths without the first l
 
 from __future__ import annotations
 
-import io
 from typing import Any
-
-from PIL import Image
 
 from models.attribution import Explained, Question, Settings, curves
 from models.attribution.attributor import Steps
 from models.attribution.sanity import Sanity, SanityTest
 from models.attribution.strip import Row, draw_strip, input_picture
 from visionpipe.schemas.results.explanation import Curve, Curves, SanityDepth, SanityReport
+from workers.encoding import png
 from workers.explanation_input import options_of
 from workers.work import Work
 
@@ -99,16 +97,10 @@ class Checks:
             ],
             verdict=sanity.judgement.verdict,
             reason=sanity.judgement.reason,
-            strip=self._work.keep(_png(strip), "image/png"),
+            strip=self._work.keep(png(strip, compress_level=9), "image/png"),
         )
 
 
 def _curve(curve: curves.Curve) -> Curve:
     scores = [min(max(float(score), 0.0), 1.0) for score in curve.scores]
     return Curve(fractions=curve.fractions.tolist(), scores=scores, auc=curve.auc)
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return stream.getvalue()

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models import attribution as methods
 from models.attribution.placing import segments_to_original, to_original
@@ -15,6 +14,7 @@ from models.cards import Preprocessing
 from visionpipe.drawing.strips import heat_overlay
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.results import Attribution, Completeness, SegmentWeight
+from workers.encoding import png
 from workers.explanation_input import Prepared, options_of
 from workers.explanation_run import Found
 from workers.work import Work
@@ -37,6 +37,7 @@ def keep_attribution(work: Work, found: Found, preprocessing: Preprocessing) -> 
         completeness=completeness(explained),
         surrogate_r2=explained.surrogate_r2,
         standard_error=explained.standard_error,
+        note=explained.note,
         **(found.checks.fields() if found.checks is not None else {}),
     )
 
@@ -47,7 +48,7 @@ def keep_segmentation(work: Work, explained: methods.Explained, preprocessing: P
         return None
     assert work.size_wh is not None
     numbers_HW = segments_to_original(explained.segments_HW, work.size_wh, preprocessing)
-    return work.keep(png(Image.fromarray(numbers_HW)), "image/png")
+    return work.keep(png(numbers_HW), "image/png")
 
 
 def segment_weights(explained: methods.Explained) -> list[SegmentWeight] | None:
@@ -79,11 +80,4 @@ def npy(array: NDArray[Any]) -> bytes:
     """Write an array as ``.npy``."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
-
-
-def png(image: Image.Image) -> bytes:
-    """Write a picture without loss."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
     return stream.getvalue()

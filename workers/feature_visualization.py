@@ -51,7 +51,8 @@ class FeatureVisualizationRuntime(Runtime):
         self.network.check(options)
         if work.image is None:
             work.prepared = None
-            work.num_pixels = self.network.probe.numel()
+            climbs = options.method == "activation_maximization"
+            work.num_pixels = self.network.climb_bytes(options) // 4 if climbs else self.network.probe.numel()
             return
         original = work.image.image
         x_CHW = self.network.preprocess(original)

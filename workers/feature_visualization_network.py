@@ -19,8 +19,8 @@ from visionpipe.errors import InvalidRequestError
 from visionpipe.schemas.requests import FeatureVisualizationOptions
 from workers.hosted import HostedModel
 
-MAX_CLIMB_VALUES = 2**26
-"""Input values of all units that one request may climb to."""
+MAX_CLIMB_BYTES = 2**29
+"""What the units that one request climbs to may keep together."""
 FIELDS_KEPT = 64
 """Receptive fields that are remembered, by layer and size of the input."""
 JITTER_PART = 28
@@ -126,6 +126,11 @@ class InspectedNetwork:
             seed=options.seed,
         )
 
+    def climb_bytes(self, options: FeatureVisualizationOptions) -> int:
+        """Say how much memory a climb keeps between its steps."""
+        num_units = sum(len(self.channels(layer, options)) for layer in self.layers(options))
+        return num_units * self.plan(options).unit_bytes
+
     def box_xyxy(self, peak: Peak, x_NCHW: Tensor) -> BoxXYXY | None:
         """Give the receptive field of a unit's strongest position, in pixels of the input.
 
@@ -163,14 +168,12 @@ class InspectedNetwork:
     def _check_climb(self, options: FeatureVisualizationOptions) -> None:
         if self.preprocessing is None:
             raise self._hidden("the range of its input is not known. Use deconvnet, activations or filters")
-        plan = self.plan(options)
-        num_units = sum(len(self.channels(layer, options)) for layer in self.layers(options))
-        values = num_units * len(plan.mean) * plan.size_hw[0] * plan.size_hw[1]
-        if values > MAX_CLIMB_VALUES:
+        needed, plan = self.climb_bytes(options), self.plan(options)
+        if needed > MAX_CLIMB_BYTES:
             raise InvalidRequestError(
-                f"Expected units whose pictures have at most {MAX_CLIMB_VALUES:,} values together, got {values:,} for "
-                f"{num_units} units of {plan.size_hw[1]}x{plan.size_hw[0]} pixels. Name fewer channels, or ask in "
-                "several requests.",
+                f"Expected units that keep at most {MAX_CLIMB_BYTES / 2**20:,.0f} MiB together while they climb, got "
+                f"{needed / 2**20:,.0f} MiB for {needed // plan.unit_bytes} units of "
+                f"{plan.size_hw[1]}x{plan.size_hw[0]} pixels. Name fewer channels, or ask in several requests.",
                 fields=["options.channels", "options.max_channels"],
             )
 

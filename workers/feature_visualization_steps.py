@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import TypeVar
 
 from PIL import Image
@@ -22,7 +22,7 @@ from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import StopReason
 from workers.feature_visualization_network import InspectedNetwork
-from workers.feature_visualization_views import View, answer, options_of, preview
+from workers.feature_visualization_views import PREVIEW_UNITS, View, answer, options_of, preview
 from workers.runtime import Answer
 from workers.work import Work
 
@@ -108,15 +108,18 @@ def climb(network: InspectedNetwork, work: Work) -> Steps:
         if clock.reason is not None:
             break
         if clock.spent_s - shown_at >= PREVIEW_EVERY_S:
-            shown_at, shown = clock.spent_s, work.try_keep(preview(_climbed(ascents)), "image/jpeg") or shown
+            picture = preview(_climbed(ascents, PREVIEW_UNITS))
+            shown_at, shown = clock.spent_s, work.try_keep(picture, "image/jpeg") or shown
         yield _climb_progress(clock, ascents, plan.steps, shown)
         if clock.reason is not None:
             break
     reason = None if ascents[-1].done == plan.steps else clock.reason
     if reason is None:
         yield from _measured(clock, ascents, plan.steps, shown)
+    for ascent in ascents:
+        ascent.settle()
     steps = ascents[-1].done
-    return partial(answer, work, _climbed(ascents), preprocessing=None, reason=reason or "finished", steps=steps)
+    return lambda: answer(work, _climbed(ascents), preprocessing=None, reason=reason or "finished", steps=steps)
 
 
 def filter_views(network: InspectedNetwork, work: Work) -> list[View]:
@@ -164,12 +167,13 @@ def _ascents(network: InspectedNetwork, work: Work) -> list[Ascent]:
     ]
 
 
-def _climbed(ascents: list[Ascent]) -> list[View]:
-    return [
-        View(peak, pattern=unit_to_rgb(pixels_CHW))
+def _climbed(ascents: list[Ascent], most: int | None = None) -> list[View]:
+    pictures = (
+        (peak, pixels_CHW)
         for ascent in ascents
         for peak, pixels_CHW in zip(ascent.peaks, ascent.pixels_NCHW, strict=True)
-    ]
+    )
+    return [View(peak, pattern=unit_to_rgb(pixels_CHW)) for peak, pixels_CHW in islice(pictures, most)]
 
 
 def _climb_progress(clock: Clock, ascents: list[Ascent], steps: int, shown: ArtifactRef | None) -> Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from visionpipe.drawing.sheets import Cell, sheet
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.requests import FeatureVisualizationOptions
 from visionpipe.schemas.results import FeatureVisualizationResult, StopReason, UnitView
+from workers.encoding import jpeg, png
 from workers.work import Work
 
 MAX_PATCH_PX = 512
@@ -91,7 +91,7 @@ def answer(
     kept: dict[str, bytes] = {}
 
     def keep(image: Image.Image) -> ArtifactRef:
-        data = encoded(image, "PNG")
+        data = png(image)
         ref = work.keep(data, "image/png")
         kept[ref.key] = data
         return ref
@@ -124,14 +124,7 @@ def preview(views: Sequence[View]) -> bytes:
     ]
     columns = math.ceil(math.sqrt(len(cells)))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return encoded(sheet(rows, cell_px=PREVIEW_CELL_PX), "JPEG", quality=PREVIEW_QUALITY)
-
-
-def encoded(image: Image.Image, file_format: str, **how: int) -> bytes:
-    """Encode a picture."""
-    stream = io.BytesIO()
-    image.save(stream, file_format, **how)
-    return stream.getvalue()
+    return jpeg(sheet(rows, cell_px=PREVIEW_CELL_PX), quality=PREVIEW_QUALITY)
 
 
 def options_of(work: Work) -> FeatureVisualizationOptions:

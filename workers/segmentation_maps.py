@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from visionpipe.schemas.geometry import Rle
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.requests import SegmentationOptions
 from visionpipe.schemas.results import SegmentationResult, SegmentedClass, SegmentedInstance
+from workers.encoding import png
 from workers.labels import label_of
 from workers.work import Work
 
@@ -144,7 +144,7 @@ def finished(
     return SegmentationResult(
         image_size_wh=work.size_wh,
         partial=partial,
-        label_map=work.keep(_png(classes_HW), "image/png"),
+        label_map=work.keep(png(classes_HW, compress_level=1), "image/png"),
         classes=_areas(card, classes_HW, maps.num_classes),
         instances=found,
         instance_map=numbered,
@@ -204,7 +204,7 @@ def _keep_numbers(work: Work, numbers_HW: NDArray[np.int32], num_objects: int) -
             "min_area_px, or ask for rle instead.",
             fields=["instance_map"],
         )
-    return work.keep(_png(numbers_HW.astype(np.uint16)), "image/png")
+    return work.keep(png(numbers_HW.astype(np.uint16), compress_level=1), "image/png")
 
 
 def _keep_probabilities(work: Work, maps: Maps) -> ArtifactRef | None:
@@ -213,9 +213,3 @@ def _keep_probabilities(work: Work, maps: Maps) -> ArtifactRef | None:
     stream = io.BytesIO()
     np.save(stream, maps.probabilities_KHW, allow_pickle=False)
     return work.keep(stream.getvalue(), "application/x-npy")
-
-
-def _png(values_HW: NDArray[Any]) -> bytes:
-    encoded, data = cv2.imencode(".png", values_HW, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    assert encoded
-    return data.tobytes()

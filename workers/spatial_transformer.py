@@ -5,7 +5,6 @@ Shape suffixes: N images, C channels, H height, W width, K classes; 23 an affine
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.requests import SpatialTransformerOptions
 from visionpipe.schemas.results import ClassScore, SpatialTransformerResult
 from workers.classification import agrees
+from workers.encoding import png
 from workers.hosted import HostedModel
 from workers.labels import label_of
 from workers.runtime import Answer, Runtime
@@ -88,7 +88,7 @@ class SpatialTransformerRuntime(Runtime):
         if not options.rectified:
             return result
         levels = self._levels(rectified_CHW)
-        return lambda: result.model_copy(update={"rectified": work.keep(_png(levels), "image/png")})
+        return lambda: result.model_copy(update={"rectified": work.keep(png(levels), "image/png")})
 
     def _levels(self, rectified_CHW: Tensor) -> NDArray[np.uint8]:
         """Undo the normalisation; gives uint8 of shape (H, W) or (H, W, 3)."""
@@ -162,12 +162,6 @@ def _to_pixels(theta_23: NDArray[np.float64], *, size_wh: tuple[int, int]) -> ND
 
 def _rows(table: list[list[float]]) -> Any:
     return tuple(map(tuple, table))
-
-
-def _png(levels: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(levels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _options(work: Work) -> SpatialTransformerOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from PIL import Image
@@ -10,6 +9,7 @@ from PIL import Image
 from models.gatys import Evaluated
 from models.gatys.pictures import Pixels
 from visionpipe.schemas.results import StyleLoss
+from workers.encoding import jpeg
 
 MAX_LOSSES = 200
 """Entries of a result's loss curve."""
@@ -45,19 +45,8 @@ def thinned(history: Sequence[Evaluated], most: int) -> list[Evaluated]:
     return [history[round(index * (len(history) - 1) / (most - 1))] for index in range(most)]
 
 
-def png(pixels: Pixels) -> bytes:
-    """Encode RGB pixels without loss."""
-    return _encoded(Image.fromarray(pixels), "PNG")
-
-
-def jpeg(pixels: Pixels) -> bytes:
+def preview(pixels: Pixels) -> bytes:
     """Encode RGB pixels as a small preview."""
     image = Image.fromarray(pixels)
     image.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    return _encoded(image, "JPEG", quality=PREVIEW_QUALITY)
-
-
-def _encoded(image: Image.Image, file_format: str, **how: int) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **how)
-    return stream.getvalue()
+    return jpeg(image, quality=PREVIEW_QUALITY)

@@ -21,9 +21,10 @@ from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.requests import StyleTransferOptions
 from visionpipe.schemas.results import StopReason, StyleTransferResult
 from workers import style_wishes
+from workers.encoding import png
 from workers.hosted import HostedModel
 from workers.runtime import Answer, Runtime
-from workers.style_results import curve, jpeg, losses, png
+from workers.style_results import curve, losses, preview
 from workers.work import Work
 
 TARGET_STEP_S = 2.0
@@ -166,7 +167,7 @@ class StyleTransferRuntime(Runtime):
     def _preview(self, run: _Run, told: Evaluated | None) -> None:
         every = _options(run.work).preview_every
         if told is not None and every and told.step % every == 0:
-            run.preview = run.work.try_keep(jpeg(run.painting.picture()), "image/jpeg") or run.preview
+            run.preview = run.work.try_keep(preview(run.painting.picture()), "image/jpeg") or run.preview
 
     def _progress(self, run: _Run) -> Progress:
         history, best = run.painting.history, run.painting.best

@@ -26,11 +26,12 @@ class Layer:
     output_shape: tuple[int, ...] = ()
     """For one picture, with the batch's axis first."""
     receptive_field_hw: tuple[int, int] | None = None
-    """Height and width in pixels of the input, not cut at its border; ``None`` where none is known."""
+    """Height and width in pixels of the input, not cut at its border; the input's own once an operator has mixed all
+    positions; ``None`` where none is known."""
     sees_all: bool = False
     """Whether every position of the output sees the whole input."""
     stride_hw: tuple[float, float] = (0.0, 0.0)
-    """Pixels of the input from one position to the next."""
+    """Pixels of the input from one position to the next; 0 once an operator has mixed all positions."""
     weights: int = 0
     """Parameters that are not biases; a module used several times has them in its first row."""
     biases: int = 0

@@ -77,7 +77,7 @@ def measure(
     with torch.inference_mode():
         try:
             times = [1000 * seconds for seconds in timed_s(lambda: network(inputs), device, runs)]
-        except RuntimeError as error:
+        except Exception as error:  # the network's own code may raise anything
             raise UnsupportedOption(
                 f"Expected {entry.name} to run in {precision} on {device} with {batch} picture(s) of "
                 f"{'x'.join(map(str, shape))}, it raised {type(error).__name__}: {error}. "

@@ -43,6 +43,7 @@ class Explained:
         weights: float64 (M,), one per superpixel.
         weight_errors: Their standard errors, float64 (M,).
         layer: What Grad-CAM read.
+        note: What a person should know before trusting it.
     """
 
     attribution_HW: NDArray[np.float32]
@@ -54,6 +55,7 @@ class Explained:
     weights: NDArray[np.float64] | None = None
     weight_errors: NDArray[np.float64] | None = None
     layer: str | None = None
+    note: str | None = None
 
 
 def to_map(values_HW: Tensor) -> NDArray[np.float32]:

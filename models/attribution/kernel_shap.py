@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from models.attribution.answers import Completeness, Explained
 from models.attribution.question import Question, Settings
-from models.attribution.surrogate import Floats, Samples, fit, standard_errors
+from models.attribution.surrogate import AddingUp, Floats, Samples
 from models.attribution.switching import Switching
 
-END_WEIGHT = 1e6
-"""captum's stand-in for the infinite weight of the image and the baseline, which the surrogate must meet."""
 MOST_ENUMERATED = 16
 """Most superpixels of which all subsets are listed."""
 
@@ -22,12 +20,15 @@ class KernelShap(Switching):
     """Shapley values as the coefficients of a weighted regression (Lundberg & Lee, 2017).
 
     Subsets are drawn from the Shapley kernel, each together with its complement, which takes much of the variance away
-    (Covert & Lee, 2021). Where the samples suffice for all subsets, each is evaluated once, and the values are exact.
+    (Covert & Lee, 2021); the values add up exactly. Where the samples suffice for all subsets, each is evaluated once,
+    and the values are exact.
     """
 
     def __init__(self, question: Question, settings: Settings) -> None:
         super().__init__(question, settings)
         self.is_exact = self.pieces <= MOST_ENUMERATED and self.samples >= 2**self.pieces - 2
+        if not self.is_exact:
+            self.check_enough(min(2 * (self.pieces + 2), 2**self.pieces - 2))
         self.total = 2 + (2**self.pieces - 2 if self.is_exact else self.samples)
 
     def fixed(self) -> NDArray[np.bool_]:
@@ -48,24 +49,31 @@ class KernelShap(Switching):
         subsets = ranks < shown[:, None]
         return np.stack([subsets, ~subsets], axis=1).reshape(-1, self.pieces)
 
-    def fitted(self, masks: NDArray[np.bool_], logits: Floats) -> tuple[Samples, Floats]:
-        """Fit a regression that meets both ends."""
-        from captum._utils.models.linear_model import SkLearnLinearRegression
-
-        weights = self._kernel(masks) if self.is_exact else np.ones(len(masks))
-        weights[:2] = END_WEIGHT
-        clusters = np.arange(-2, len(masks) - 2) if self.is_exact else (np.arange(len(masks)) - 2) // 2
-        samples = Samples(masks, logits, weights, clusters)
-        return samples, fit(samples, SkLearnLinearRegression())
+    @property
+    def coefficients(self) -> Floats:
+        """Shapley values, as far as the samples tell them."""
+        return self._fit().coefficients
 
     def best(self) -> Explained:
-        """Give the Shapley values, with their standard errors and completeness."""
-        logits = self.recorded.of(self.question.target).numpy()
-        samples, coefficients = self.fitted(self.masks(len(logits)), logits)
-        done = self.is_exact and len(logits) == self.total
-        errors = np.zeros(self.pieces) if done else standard_errors(samples, coefficients)
-        completeness = Completeness(float(coefficients.sum()), float(logits[0] - logits[1]))
-        return self.answer(samples, coefficients, errors, completeness=completeness)
+        """Give the Shapley values, with their standard errors and completeness.
+
+        They add up by construction; that is told once there are enough samples to tell them apart.
+        """
+        fitted, (whole, nothing) = self._fit(), self.logits[:2]
+        done = self.is_exact and self.recorded.done >= self.total
+        errors = np.zeros(self.pieces) if done else fitted.standard_errors()
+        completeness = Completeness(float(fitted.coefficients.sum()), float(whole - nothing))
+        return self.answer(
+            fitted.coefficients, errors, completeness=completeness if np.isfinite(errors).all() else None
+        )
+
+    def _fit(self) -> AddingUp:
+        logits = self.logits
+        whole, nothing = map(float, logits[:2])
+        masks = self.masks(2, len(logits))
+        weights = self._kernel(masks) if self.is_exact else np.ones(len(masks))
+        clusters = np.arange(len(masks)) // (1 if self.is_exact else 2)
+        return AddingUp(Samples(masks, logits[2:], weights, clusters), intercept=nothing, total=whole - nothing)
 
     def _kernel(self, masks: NDArray[np.bool_]) -> Floats:
         """Weigh subsets by the Shapley kernel, 1 on average."""
@@ -73,5 +81,5 @@ class KernelShap(Switching):
         for size in range(1, self.pieces):
             by_size[size] = 1 / (math.comb(self.pieces, size) * size * (self.pieces - size))
         weights: Floats = np.array(by_size)[masks.sum(axis=1)]
-        weights /= weights[2:].mean()
+        weights /= weights.mean()
         return weights

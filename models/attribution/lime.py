@@ -21,6 +21,7 @@ class Lime(Switching):
     def __init__(self, question: Question, settings: Settings) -> None:
         super().__init__(question, settings)
         self.total = self.samples
+        self.check_enough(self.pieces + 3)
 
     def fixed(self) -> NDArray[np.bool_]:
         """Show everything first."""
@@ -31,20 +32,23 @@ class Lime(Switching):
         drawn: NDArray[np.bool_] = random.random((number, self.pieces)) < 0.5
         return drawn
 
-    def fitted(self, masks: NDArray[np.bool_], logits: Floats) -> tuple[Samples, Floats]:
-        """Fit a ridge regression to the samples near the image."""
+    @property
+    def coefficients(self) -> Floats:
+        """Coefficients of a ridge regression to the samples near the image."""
         from captum._utils.models.linear_model import SkLearnRidge
 
-        clusters = np.arange(len(masks)) - 1
-        samples = Samples(masks, logits, similarities(masks, self.settings.kernel_width), clusters)
-        return samples, fit(samples, SkLearnRidge(alpha=self.settings.ridge))
+        return fit(self._recorded_samples(), SkLearnRidge(alpha=self.settings.ridge))
 
     def best(self) -> Explained:
         """Give the weights, with the surrogate's fit and their standard errors."""
-        logits = self.recorded.of(self.question.target).numpy()
-        samples, coefficients = self.fitted(self.masks(len(logits)), logits)
+        samples, coefficients = self._recorded_samples(), self.coefficients
         errors = standard_errors(samples, coefficients, ridge=self.settings.ridge)
-        return self.answer(samples, coefficients, errors, r2=r2(samples, coefficients))
+        return self.answer(coefficients, errors, r2=r2(samples, coefficients))
+
+    def _recorded_samples(self) -> Samples:
+        masks = self.masks(0, self.recorded.done)
+        weights = similarities(masks, self.settings.kernel_width)
+        return Samples(masks, self.logits, weights, np.arange(len(masks)) - 1)
 
 
 def similarities(masks: NDArray[np.bool_], kernel_width: float) -> Floats:

@@ -100,7 +100,9 @@ class IntegratedGradients(Attributor):
         """Give the attribution of the points so far, as if they were the whole path."""
         level = self._best
         values_CHW = level.sum_1CHW[0] / level.weight
-        return Explained(to_map(values_CHW.sum(0)), self.evaluations, completeness=self._completeness(level))
+        completeness = self._completeness(level)
+        note = None if self.settings.steps or completeness.error <= MAX_ERROR else _missed(completeness, level.done)
+        return Explained(to_map(values_CHW.sum(0)), self.evaluations, completeness=completeness, note=note)
 
     def _completeness(self, level: _Level) -> Completeness:
         assert self._difference is not None
@@ -123,6 +125,14 @@ class IntegratedGradients(Attributor):
         weights_N = torch.as_tensor(weights, dtype=x.dtype, device=x.device)
         summed_CHW = torch.einsum("n,nchw->chw", weights_N, gradients_NCHW)
         return (summed_CHW * (x - baseline)[0]).double().cpu()[None]
+
+
+def _missed(completeness: Completeness, points: int) -> str:
+    return (
+        f"completeness error {completeness.error:.1%} after {points:,} points, above {MAX_ERROR:.0%}: f(image) - "
+        f"f(baseline) is {completeness.output_difference:.2g}, the attributions add up to "
+        f"{completeness.attribution_sum:.2g}"
+    )
 
 
 def nodes(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

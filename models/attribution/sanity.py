@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.attribution.answers import Explained
+from models.attribution.aside import aside
 from models.attribution.attributor import Attributor, Steps
 from models.attribution.cascade import Cascade, spread_depths
 from models.attribution.methods import attributor
@@ -103,7 +104,8 @@ class SanityTest:
             for done, of in method.steps():
                 yield PARTS * index + min(PARTS - 1, PARTS * done // max(1, of)), total
             self.evaluations += method.evaluations
-            self._add(cascade.layers[depth - 1], depth, method.best().attribution_HW)
+            map_HW = yield from aside(method.best_map, (PARTS * (index + 1) - 1, total))
+            self._add(cascade.layers[depth - 1], depth, map_HW)
             yield PARTS * (index + 1), total
 
     @property

@@ -1,10 +1,13 @@
-"""The linear surrogate of LIME and KernelSHAP: fitted by captum to recorded logits, and how far to trust it.
+"""The linear surrogates of LIME and KernelSHAP, fitted to recorded logits, and how far to trust them.
 
 S samples, M superpixels.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_FITTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,20 @@ def fit(samples: Samples, model: Any) -> Floats:
         samples: Recorded.
         model: Such as captum's ``SkLearnRidge``.
     """
-    from threadpoolctl import threadpool_limits
-
     batch = (samples.masks.astype(np.float64), samples.logits, samples.similarities)
-    # So small a fit gains nothing from threads, which would only be taken from the device's work.
-    with threadpool_limits(1, user_api="blas"):
+    with _one_thread():
         model.fit([tuple(map(torch.from_numpy, batch))])
     coefficients: Floats = model.representation().detach().double().numpy().reshape(-1)
     return coefficients
 
 
-def r2(samples: Samples, coefficients: Floats) -> float:
-    """Give the weighted coefficient of determination of a linear model whose intercept fits best."""
+def r2(samples: Samples, coefficients: Floats) -> float | None:
+    """Give the weighted coefficient of determination of a linear model whose intercept fits best.
+
+    ``None`` while there are no more samples than the model has numbers, which it then meets whatever they are.
+    """
+    if len(samples.masks) <= samples.masks.shape[1] + 1:
+        return None
     weights, residuals = samples.similarities, _residuals(samples, coefficients)
     spread = samples.logits - np.average(samples.logits, weights=weights)
     total = float(weights @ spread**2)
@@ -74,28 +80,72 @@ def standard_errors(samples: Samples, coefficients: Floats, *, ridge: float = 0.
     Returns:
         float64 (M,), infinite while there are no more samples than coefficients.
     """
+    number, pieces = samples.masks.shape
+    design = np.concatenate([np.ones((number, 1)), samples.masks], axis=1)
+    penalty = ridge * np.diag([0.0, *np.ones(pieces)])
+    return _sandwich(samples, design, _residuals(samples, coefficients), penalty)[1:]
+
+
+class AddingUp:
+    """Least squares among coefficients that add up to a given sum, of a surrogate with a given intercept.
+
+    Instead of eliminating one coefficient (Covert & Lee, 2021), each gets an equal share of the sum, and what is left
+    is fitted by masks that are centred, whose coefficients add up to 0: then none is favoured while samples are few.
+
+    Args:
+        samples: Recorded.
+        intercept: The logit while nothing is shown.
+        total: What the coefficients add up to.
+
+    Attributes:
+        coefficients: float64 (M,).
+    """
+
+    def __init__(self, samples: Samples, *, intercept: float, total: float) -> None:
+        shares = samples.masks.mean(axis=1)
+        self._samples = samples
+        self._design = samples.masks - shares[:, None]
+        self._rest = samples.logits - intercept - shares * total
+        with _one_thread():
+            weighted = self._design * samples.similarities[:, None]
+            self._parts = _inverse(weighted.T @ self._design) @ (weighted.T @ self._rest)
+        self._parts -= self._parts.mean()
+        self.coefficients: Floats = total / samples.masks.shape[1] + self._parts
+
+    def standard_errors(self) -> Floats:
+        """Estimate how much the coefficients would differ between draws; see the function of that name."""
+        residuals = self._rest - self._design @ self._parts
+        return _sandwich(self._samples, self._design, residuals, np.zeros(1))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the linear algebra to one thread: so small a fit gains nothing from more, which the device's work needs."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, user_api="blas"):
-        return _sandwich(samples, coefficients, ridge)
+    # The limit is the process's: two fits that overlap would restore each other's.
+    with _FITTING, threadpool_limits(1, user_api="blas"):
+        yield
 
 
-def _sandwich(samples: Samples, coefficients: Floats, ridge: float) -> Floats:
-    number, pieces = samples.masks.shape
+def _sandwich(samples: Samples, design: Floats, residuals: Floats, penalty: Floats) -> Floats:
     drawn = samples.clusters >= 0
-    if len(np.unique(samples.clusters[drawn])) <= pieces + 1:
-        return np.full(pieces, np.inf)
-    design = np.concatenate([np.ones((number, 1)), samples.masks], axis=1)
-    weighted = design * samples.similarities[:, None]
-    penalty = ridge * np.diag([0.0, *np.ones(pieces)])
-    bread = np.linalg.pinv(weighted.T @ design + penalty, hermitian=True)
-    leverages = np.einsum("ij,jk,ik->i", design, bread, weighted, optimize=True)
-    residuals = _residuals(samples, coefficients) / np.maximum(1 - leverages, 1e-3)
-    scores = (weighted * residuals[:, None])[drawn]
-    summed = np.add.reduceat(scores, np.flatnonzero(np.diff(samples.clusters[drawn], prepend=-1)))
-    covariance = bread @ (summed.T @ summed) @ bread
-    errors: Floats = np.sqrt(np.maximum(np.diag(covariance)[1:], 0))
+    if len(np.unique(samples.clusters[drawn])) <= samples.masks.shape[1] + 1:
+        return np.full(design.shape[1], np.inf)
+    with _one_thread():
+        weighted = design * samples.similarities[:, None]
+        bread = _inverse(weighted.T @ design + penalty)
+        leverages = np.einsum("ij,ij->i", design @ bread, weighted)
+        scores = (weighted * (residuals / np.maximum(1 - leverages, 1e-3))[:, None])[drawn]
+        summed = np.add.reduceat(scores, np.flatnonzero(np.diff(samples.clusters[drawn], prepend=-1)))
+        covariance = bread @ (summed.T @ summed) @ bread
+    errors: Floats = np.sqrt(np.maximum(np.diag(covariance), 0))
     return errors
+
+
+def _inverse(matrix: Floats) -> Floats:
+    # Directions without evidence have eigenvalues of rounding errors.
+    return np.linalg.pinv(matrix, rcond=1e-12, hermitian=True).astype(np.float64, copy=False)
 
 
 def _residuals(samples: Samples, coefficients: Floats) -> Floats:

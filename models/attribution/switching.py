@@ -16,7 +16,7 @@ from models.attribution.answers import Completeness, Explained, relative_error
 from models.attribution.perturbing import Perturbing
 from models.attribution.question import Question, Settings
 from models.attribution.superpixels import cut, levels
-from models.attribution.surrogate import Floats, Samples
+from models.attribution.surrogate import Floats
 from models.errors import UnsupportedOption
 
 DEFAULT_SAMPLES = 1000
@@ -61,24 +61,52 @@ class Switching(Perturbing):
     def draw(self, random: np.random.Generator, number: int) -> NDArray[np.bool_]:
         """Draw masks (number, M)."""
 
+    @property
     @abstractmethod
-    def fitted(self, masks: NDArray[np.bool_], logits: Floats) -> tuple[Samples, Floats]:
-        """Fit the surrogate; gives what it was fitted to and its coefficients."""
+    def coefficients(self) -> Floats:
+        """The surrogate's coefficients, float64 (M,), fitted to what has been recorded."""
 
-    def masks(self, end: int) -> NDArray[np.bool_]:
-        """Give the masks up to an index, drawing what has not been drawn."""
+    def check_enough(self, least: int) -> None:
+        """Refuse samples that could not tell the superpixels apart.
+
+        Args:
+            least: How many are needed.
+
+        Raises:
+            UnsupportedOption: There are fewer.
+        """
+        if self.samples < least:
+            raise UnsupportedOption(
+                f"Expected at least {least:,} samples to weigh {self.pieces:,} superpixels by {self.settings.method}, "
+                f"got {self.samples:,}. Choose more samples, or fewer superpixels.",
+                samples=self.samples,
+                superpixels=self.pieces,
+            )
+
+    def masks(self, start: int, end: int) -> NDArray[np.bool_]:
+        """Give the masks between two indices, drawing what has not been drawn."""
         if not self._blocks:
             self._blocks.append(self.fixed())
-        while sum(map(len, self._blocks)) < end:
+        first = len(self._blocks[0])
+        while first + BLOCK * (len(self._blocks) - 1) < end:
             random = np.random.default_rng((self.settings.seed, len(self._blocks)))
             self._blocks.append(self.draw(random, BLOCK))
-        return np.concatenate(self._blocks)[:end]
+        # Only the blocks that are asked for are copied: there may be thousands.
+        skipped = 0 if start < first else 1 + (start - first) // BLOCK
+        before = 0 if skipped == 0 else first + BLOCK * (skipped - 1)
+        last = 1 if end <= first else 1 - (first - end) // BLOCK
+        return np.concatenate(self._blocks[skipped:last])[start - before : end - before]
 
     def inputs(self, start: int, number: int) -> Tensor:
         """Show the baseline wherever a superpixel is hidden."""
         x_1CHW, baseline_1CHW = self.question.x_1CHW, self.question.baseline_1CHW
-        masks = torch.from_numpy(self.masks(start + number)[start:]).to(x_1CHW.device)
+        masks = torch.from_numpy(self.masks(start, start + number)).to(x_1CHW.device)
         return torch.where(masks[:, self._segments][:, None], x_1CHW, baseline_1CHW)
+
+    @property
+    def logits(self) -> Floats:
+        """What has been recorded of the target, float64 (N,)."""
+        return self.recorded.of(self.question.target).numpy()
 
     @property
     def has_estimate(self) -> bool:
@@ -87,7 +115,6 @@ class Switching(Perturbing):
 
     def answer(
         self,
-        samples: Samples,
         coefficients: Floats,
         errors: Floats,
         *,
@@ -96,7 +123,7 @@ class Switching(Perturbing):
     ) -> Explained:
         """Paint the weights on the superpixels."""
         return Explained(
-            coefficients.astype(np.float32)[self.segments_HW],
+            self._painted(coefficients),
             self.evaluations,
             completeness=completeness,
             surrogate_r2=r2,
@@ -105,3 +132,11 @@ class Switching(Perturbing):
             weights=coefficients,
             weight_errors=errors,
         )
+
+    def best_map(self) -> NDArray[np.float32]:
+        """Paint the weights without asking how far to trust them, which takes longer than the fit."""
+        return self._painted(self.coefficients)
+
+    def _painted(self, coefficients: Floats) -> NDArray[np.float32]:
+        painted: NDArray[np.float32] = coefficients.astype(np.float32)[self.segments_HW]
+        return painted

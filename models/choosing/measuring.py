@@ -78,6 +78,9 @@ def with_latencies(
         budget: Only what keeps to its other limits is measured.
         measure: Whether to measure at all.
         report: Called for each that is measured.
+
+    Returns:
+        The same, with latencies; a network that cannot be timed says so in ``fault``.
     """
     from models.accounting.device import device_name, pick_device
     from models.accounting.timing import measure as measure_model
@@ -92,10 +95,14 @@ def with_latencies(
         latency_ms = known.get(key)
         if latency_ms is None and measure and not faults(one, others):
             report(f"Timing {one.name}", number, len(candidates))
-            timed = measure_model(
-                one.entry, shape, device, precision=circumstances.precision, batch=circumstances.batch,
-                runs=circumstances.runs, layers=False,
-            )  # fmt: skip
+            try:
+                timed = measure_model(
+                    one.entry, shape, device, precision=circumstances.precision, batch=circumstances.batch,
+                    runs=circumstances.runs, layers=False,
+                )  # fmt: skip
+            except ModelError as error:
+                found.append(replace(one, fault=f"it could not be timed: {error.message.rstrip('.')}"))
+                continue
             kept.add(Measurement.of(one.entry.target, shape, timed))
             latency_ms = timed.total_ms
         found.append(one.with_latency(latency_ms))

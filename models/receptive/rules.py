@@ -2,7 +2,8 @@
 
 A field holds eight coordinates for each value of a tensor. All are written so that the union of two boxes is the
 minimum: top, left, minus bottom and minus right, first cut at the input's border, then uncut. ``EMPTY`` stands for a
-value that depends on no pixel. Coordinates are int32 and expanded to the tensor's shape, so an axis along which a
+value that depends on no pixel, ``BORDER`` for an uncut edge that is the input's border, however large the input: what
+mixing all positions leads to. Coordinates are int32 and expanded to the tensor's shape, so an axis along which a
 coordinate is constant costs no memory.
 """
 
@@ -20,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 EMPTY = 2**30
 """Coordinate of a value that no pixel reaches."""
+BORDER = -(2**29)
+"""Uncut coordinate that no later window moves."""
 UNCUT = 4
 """Where the uncut coordinates begin."""
 PERIODS = (1, 2, 4, 8, 16, 32)
@@ -83,14 +86,24 @@ def union(fields: Iterable[Field], shape: Sequence[int]) -> Field:
 def over_axes(field: Field, axes: Sequence[int], size_hw: tuple[int, int]) -> Field:
     """Merge along whole axes, which keep the length 1; whatever this widens ends at the input's border."""
     bounds = (0, 0, -size_hw[0], -size_hw[1]) * 2
-    return [_along(squashed(one), axes, bound) for one, bound in zip(field, bounds, strict=True)]
+    ends = (0, 0, -size_hw[0], -size_hw[1]) + (BORDER,) * UNCUT
+    return [_along(squashed(one), axes, bound, end) for one, bound, end in zip(field, bounds, ends, strict=True)]
 
 
-def _along(coordinate: Tensor, axes: Sequence[int], bound: int) -> Tensor:
+def _along(coordinate: Tensor, axes: Sequence[int], bound: int, end: int) -> Tensor:
     if not coordinate.ndim or not axes:
         return coordinate
     merged = coordinate.amin(tuple(axes), keepdim=True)
-    return merged if torch.equal(merged.expand_as(coordinate), coordinate) else merged.clamp(min=bound)
+    if torch.equal(merged.expand_as(coordinate), coordinate):
+        return merged
+    return torch.where(merged <= bound, end, merged).to(merged.dtype)
+
+
+def settled(coordinates_4: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Write the input's border for ``BORDER`` in uncut coordinates (4, ...)."""
+    bounds = coordinates_4.new_tensor((0, 0, -size_hw[0], -size_hw[1]))
+    bounds_4 = bounds.view(-1, *[1] * (coordinates_4.ndim - 1))
+    return torch.where(coordinates_4 <= BORDER // 2, bounds_4, coordinates_4)
 
 
 def through_windows(
@@ -142,11 +155,16 @@ def _extended(coordinate: Tensor, axis: int, before: int, after: int) -> Tensor:
     left, right = torch.arange(before, 0, -1), torch.arange(after)
     turns_left, turns_right = (left + period - 1) // period, right // period + 1
     pieces = [
-        values[..., turns_left * period - left] - (turns_left * first).to(values.dtype),
+        _bounded(values[..., turns_left * period - left] - turns_left * first),
         values,
-        values[..., length + right - turns_right * period] + (turns_right * last).to(values.dtype),
+        _bounded(values[..., length + right - turns_right * period] + turns_right * last),
     ]
     return torch.cat(pieces, -1).movedim(-1, axis)
+
+
+def _bounded(continued: Tensor) -> Tensor:
+    # Steps between ordinary coordinates and the marks are too large for int32 once they are taken several times.
+    return continued.clamp(BORDER, EMPTY).int()
 
 
 def _repeats(values: Tensor, period: int) -> bool:

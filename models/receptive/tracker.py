@@ -50,6 +50,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found: Field | None = self._fields[value] if isinstance(value, Tensor) and value in self._fields else None
         return found
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler to keep it out of here, which takes a second; nothing here is compiled.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

@@ -60,7 +60,8 @@ class Deconvnet:
         """
         maps_1CHW = self.maps[unit.layer]
         row, column = unit.position_yx or (0, 0)
-        kept_1CHW = torch.zeros_like(maps_1CHW)
-        kept_1CHW[0, unit.channel, row, column] = maps_1CHW[0, unit.channel, row, column].detach().clamp(min=0)
-        (pattern_1CHW,) = torch.autograd.grad(maps_1CHW, self._x_1CHW, kept_1CHW, retain_graph=True)
+        activation = maps_1CHW[0, unit.channel, row, column]
+        # A scalar: torch checks the shapes of `grad_outputs` with sympy, whose import takes a second.
+        kept = activation * activation.detach().clamp(min=0)
+        (pattern_1CHW,) = torch.autograd.grad(kept, self._x_1CHW, retain_graph=True)
         return pattern_1CHW[0]

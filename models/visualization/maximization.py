@@ -4,7 +4,7 @@ Simonyan, Vedaldi, Zisserman: Deep inside convolutional networks, 2013 (the clim
 Vedaldi: Understanding deep image representations by inverting them, 2015 (total variation, jitter); Yosinski et al.:
 Understanding neural networks through deep visualization, 2015 (blur between steps).
 
-Shape suffixes: N units, C channels, H height, W width; 2 a row and a column.
+Shape suffixes: N units, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ START_NOISE = 0.1
 """Standard deviation of the noise that a climb starts from, around the mean colour, as a fraction of the range."""
 LEAK = 0.01
 """What a place at which the unit is not excited counts, so that a unit at rest everywhere is woken."""
+GENERATOR_BYTES = 5056
+"""State of one of torch's generators."""
 _SMALL = 1e-12
 
 
@@ -62,12 +64,17 @@ class Plan:
     regularizers: Regularizers = Regularizers()
     seed: int = 0
 
+    @property
+    def unit_bytes(self) -> int:
+        """What one unit keeps between steps, however many there are: its picture, velocity and random generator."""
+        return 2 * 4 * len(self.mean) * self.size_hw[0] * self.size_hw[1] + GENERATOR_BYTES
+
 
 class Ascent:
     """A few units of one layer, climbing together; each ends as if it had climbed alone.
 
     What is climbed is the sum of a channel over all positions at which it is excited, so that the picture is full of
-    what excites it.
+    what excites it. Nothing is drawn, and next to no memory taken, before the first step or look at the pictures.
 
     Args:
         survey: Of the network, fp32.
@@ -86,16 +93,22 @@ class Ascent:
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (plan.mean, plan.std)
         )
-        draws = [_draw(plan, layer, channel) for channel in self.channels]
-        self.pixels_NCHW = (self._mean + START_NOISE * torch.stack([noise for noise, _ in draws]).to(device)).clamp(
-            0, 1
-        )
-        """The pictures so far: values in [0, 1]."""
         self.peaks = [Peak(layer, channel, 0.0, None) for channel in self.channels]
         """How strongly each excites its unit: in the last step, shifted as it was, or as ``measure`` found."""
-        self._shifts = torch.stack([shifts for _, shifts in draws])
-        self._velocity_NCHW = torch.zeros_like(self.pixels_NCHW)
+        self._random: list[torch.Generator] = []
+        self._pixels_NCHW: Tensor | None = None
+        self._velocity_NCHW: Tensor | None = None
         self._blur = _gaussian(plan.regularizers.blur_sigma_px, device)
+
+    @property
+    def pixels_NCHW(self) -> Tensor:  # noqa: N802 - a shape suffix
+        """The pictures so far: values in [0, 1]."""
+        if self._pixels_NCHW is None:
+            self._random = [_generator(self.plan, self.layer, channel) for channel in self.channels]
+            shape = (len(self.plan.mean), *self.plan.size_hw)
+            noise_NCHW = torch.stack([torch.randn(shape, generator=random) for random in self._random])
+            self._pixels_NCHW = (self._mean + START_NOISE * noise_NCHW.to(self._device)).clamp(0, 1)
+        return self._pixels_NCHW
 
     def step(self) -> None:
         """Climb one step.
@@ -104,18 +117,28 @@ class Ascent:
             UnsupportedOption: The network cannot take pictures of this size.
         """
         plan, regularizers = self.plan, self.plan.regularizers
-        gradient_NCHW = self._gradient()
+        pixels_NCHW, gradient_NCHW = self.pixels_NCHW, self._gradient()
         rms_N111 = gradient_NCHW.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
         direction_NCHW = gradient_NCHW / (rms_N111 + _SMALL)
-        direction_NCHW -= regularizers.l2 * (self.pixels_NCHW - self._mean)
-        direction_NCHW -= regularizers.tv * tv_gradient(self.pixels_NCHW)
+        direction_NCHW -= regularizers.l2 * (pixels_NCHW - self._mean)
+        direction_NCHW -= regularizers.tv * tv_gradient(pixels_NCHW)
+        if self._velocity_NCHW is None:
+            self._velocity_NCHW = torch.zeros_like(pixels_NCHW)
         self._velocity_NCHW.mul_(MOMENTUM).add_(direction_NCHW, alpha=1 - MOMENTUM)
         # A shrinking step lets the climb settle, which jitter would otherwise keep it from.
         rate = plan.learning_rate * (1 - 0.9 * self.done / plan.steps)
-        self.pixels_NCHW = (self.pixels_NCHW + rate * self._velocity_NCHW).clamp(0, 1)
+        pixels_NCHW = (pixels_NCHW + rate * self._velocity_NCHW).clamp(0, 1)
         self.done += 1
         if regularizers.blur_every and self.done % regularizers.blur_every == 0 and self.done < plan.steps:
-            self.pixels_NCHW = _blurred(self.pixels_NCHW, self._blur)
+            pixels_NCHW = _blurred(pixels_NCHW, self._blur)
+        self._pixels_NCHW = pixels_NCHW
+
+    def settle(self) -> None:
+        """End the climb: what only steps need is dropped, and the pictures lie in the computer's own memory."""
+        self._velocity_NCHW, self._random = None, []
+        self._device, self._mean = torch.device("cpu"), self._mean.cpu()
+        if self._pixels_NCHW is not None:
+            self._pixels_NCHW = self._pixels_NCHW.cpu()
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -127,7 +150,7 @@ class Ascent:
     @torch.enable_grad()
     def _gradient(self) -> Tensor:
         pixels_NCHW = self.pixels_NCHW.detach().requires_grad_()
-        shifted_NCHW = _shifted(pixels_NCHW, self._shifts[:, self.done], self.plan.regularizers.jitter_px)
+        shifted_NCHW = _shifted(pixels_NCHW, self._random, self.plan.regularizers.jitter_px)
         try:
             maps_NCHW = self._maps((shifted_NCHW - self._mean) / self._std)[self.layer]
         except RuntimeError as error:
@@ -155,20 +178,17 @@ def tv_gradient(pixels_NCHW: Tensor) -> Tensor:
         return torch.autograd.grad(variation, x_NCHW)[0]
 
 
-def _draw(plan: Plan, layer: str, channel: int) -> tuple[Tensor, Tensor]:
-    """Draw one unit's noise (C, H, W) and shifts (steps, 2): its own, whatever climbs beside it."""
-    random = torch.Generator().manual_seed(plan.seed * 2**31 + zlib.crc32(f"{layer}:{channel}".encode()))
-    noise_CHW = torch.randn(len(plan.mean), *plan.size_hw, generator=random)
-    jitter_px = plan.regularizers.jitter_px
-    return noise_CHW, torch.randint(-jitter_px, jitter_px + 1, (plan.steps, 2), generator=random)
+def _generator(plan: Plan, layer: str, channel: int) -> torch.Generator:
+    """Make one unit's own source of chance, whatever climbs beside it."""
+    return torch.Generator().manual_seed(plan.seed * 2**31 + zlib.crc32(f"{layer}:{channel}".encode()))
 
 
-def _shifted(pixels_NCHW: Tensor, shift_N2: Tensor, most_px: int) -> Tensor:
+def _shifted(pixels_NCHW: Tensor, random: Sequence[torch.Generator], most_px: int) -> Tensor:
     if not most_px:
         return pixels_NCHW
     height, width = pixels_NCHW.shape[-2:]
     padded_NCHW = functional.pad(pixels_NCHW, [most_px] * 4, mode="replicate")
-    corners = [(most_px + down, most_px + right) for down, right in shift_N2.tolist()]
+    corners = [torch.randint(2 * most_px + 1, (2,), generator=one).tolist() for one in random]
     return torch.stack(
         [
             padded_CHW[:, top : top + height, left : left + width]

@@ -205,6 +205,29 @@ def test_the_published_numbers_of_vgg16_come_out():
     assert not found["features.28"].sees_all
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "size_px"),
+    [
+        ("regnet_y_400mf", "trunk_output.block4", 224),
+        ("mobilenet_v3_large", "features.15", 64),
+        ("efficientnet_b0", "features.7", 64),
+        ("maxvit_t", "blocks.3", 224),
+        ("swin_t", "features.7", 224),
+    ],
+)
+def test_after_an_operator_that_mixes_all_positions_the_field_is_the_input_and_does_not_move(name, layer, size_px):
+    found = receptive_field(registry.get_model(name, weights=None).eval(), torch.zeros(1, 3, size_px, size_px), layer)
+    assert found.sees_all
+    assert (found.size_hw, found.stride_hw, found.start_yx) == ((size_px, size_px), (0, 0), (0, 0))
+    assert found.box_xyxy(0, 0, cut=False) == (0, 0, size_px, size_px)
+
+
+def test_windows_that_reach_beyond_the_input_keep_their_size_and_stride():
+    found = receptive_field(registry.resnet50(weights=None).eval(), torch.zeros(1, 3, 64, 64), "layer4")
+    assert found.sees_all
+    assert (found.size_hw, found.stride_hw) == ((427, 427), (32, 32))
+
+
 def test_tokens_are_counted_along_the_first_axis():
     network = registry.vit_b_16(weights=None).eval()
     found = receptive_fields(network, torch.zeros(1, 3, 224, 224))

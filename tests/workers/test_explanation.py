@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.attribution import Method
+from models.attribution import Method, lime, path
 from models.catalog import Catalog
 from visionpipe.queue import calls, run
 from visionpipe.schemas.images import BlobImage
@@ -257,6 +258,25 @@ def test_the_most_probable_class_is_explained_unless_others_are_asked_for(rig: R
     assert sum(found.target.score for found in both) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_class_that_is_asked_for_twice_is_explained_once(rig: Rig, submit: Callable[..., str]) -> None:
+    result = result_of(rig, submit(options={"method": "saliency", "targets": [1, "red", "blue", 1]}))
+    assert [found.target.label for found in result] == ["blue", "red"]
+
+
+def test_gradients_that_do_not_add_up_as_promised_say_so(
+    rig: Rig, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(path, "MAX_ERROR", 0.0)
+    monkeypatch.setattr(path, "MAX_STEPS", 32)
+    result = result_of(rig, submit(options={"targets": [0]}))
+    note = result.attributions[0].note
+    assert note is not None
+    assert "after 32 points, above 0%" in note
+    assert note in result.summary()
+    asked = result_of(rig, submit(options={"targets": [0], "steps": 32}))
+    assert asked.attributions[0].note is None
+
+
 @pytest.mark.parametrize("baseline", ["black", "gray", "white", "blur", "noise"])
 def test_every_baseline_gives_complete_gradients(rig: Rig, submit: Callable[..., str], baseline: str) -> None:
     result = result_of(rig, submit(options={"baseline": baseline, "targets": [0]}))
@@ -325,6 +345,54 @@ def test_a_time_budget_is_shared_by_the_classes(rig: Rig, submit: Callable[..., 
     assert result.attribution_array(1)[54, 44] > 0
 
 
+def test_a_time_budget_goes_where_the_work_is(rig: Rig, submit: Callable[..., str]) -> None:
+    options = {
+        "method": "lime", "targets": [0], "time_budget_s": 2.0, "samples": 200_000, "curves": True,
+        "superpixels": {"count": 20}, "overlay": False, "curve_steps": 5,
+    }  # fmt: skip
+    runtime: Any = rig.engine.batcher.runtimes["explanation"]
+    spent: list[float] = []
+    attribute = runtime._attribute
+
+    def watched(run: Any, *rest: Any) -> Any:
+        before_s = run.spent_s
+        yield from attribute(run, *rest)
+        spent.append(run.spent_s - before_s)
+
+    runtime._attribute = watched
+    result = result_of(rig, submit(options=options))
+    assert result.stopped == "time_budget"
+    assert spent[0] > 1.4, "the curves need next to nothing"
+    assert result.attributions[0].curves is not None
+
+
+def test_surrogates_are_fitted_off_the_device_thread(
+    rig: Rig, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, list[int]] = {"fit": [], "inputs": []}
+    fit, inputs = lime.fit, lime.Lime.inputs
+
+    def fitted(*given: Any) -> Any:
+        threads["fit"].append(threading.get_ident())
+        return fit(*given)
+
+    def shown(*given: Any) -> Any:
+        threads["inputs"].append(threading.get_ident())
+        return inputs(*given)
+
+    monkeypatch.setattr(lime, "fit", fitted)
+    monkeypatch.setattr(lime.Lime, "inputs", shown)
+    options = {
+        "method": "lime", "targets": [0], "samples": 64, "superpixels": {"count": 12}, "curves": True,
+        "sanity_check": {"max_depths": 1},
+    }  # fmt: skip
+    result = result_of(rig, submit(options=options))
+    assert result.attributions[0].sanity is not None
+    assert len(threads["fit"]) == 2
+    assert len(set(threads["inputs"])) == 1
+    assert not set(threads["fit"]) & set(threads["inputs"])
+
+
 def test_the_cost_is_told_before_the_first_step(rig: Rig, submit: Callable[..., str], red: HostedModel) -> None:
     runtime: Any = rig.engine.batcher.runtimes["explanation"]
     assert set(runtime.s_per_value) == {True, False}
@@ -340,11 +408,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"targets": [2]}, "from 0 to 1"),
     ({"method": "grad_cam", "layer": "rel"}, "Close names: relu"),
     ({"method": "occlusion", "window_px": 33}, "at most 32 pixels, got 33"),
+    ({"method": "lime", "samples": 1}, "Expected at least"),
     ({"method": "kernel_shap", "samples": 1_000_000, "superpixels": {"count": 500}}, "would not fit into memory"),
 ]
 
 
-@pytest.mark.parametrize(("options", "says"), BAD, ids=["label", "index", "layer", "window", "memory"])
+@pytest.mark.parametrize(("options", "says"), BAD, ids=["label", "index", "layer", "window", "few", "memory"])
 def test_what_cannot_be_done_is_an_invalid_request(
     rig: Rig, submit: Callable[..., str], options: dict[str, Any], says: str
 ) -> None:
@@ -367,7 +436,8 @@ def test_a_network_without_gradients_is_explained_by_perturbing_alone(
     rig: Rig, submit: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = ExplanationRuntime(host(tmp_path, "cut", '[hooks]\npostprocess = "net:without_gradient"'))
-    runtime.warm_up(1)
+    with caplog.at_level("WARNING", logger="visionpipe"):
+        runtime.warm_up(1)
     assert "perturbation only" in caplog.text
     rig.engine.batcher.runtimes["explanation"] = runtime
     assert "Use occlusion, lime or kernel_shap" in outcome(rig, submit()).message

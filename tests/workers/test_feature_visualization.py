@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from models.catalog import Catalog
@@ -236,6 +237,31 @@ def test_climbing_tells_its_steps_and_gives_pictures_of_the_size_asked_for(
     assert work.keep.open(told[-1].preview).format == "JPEG"
 
 
+def test_no_step_of_a_climb_draws_for_more_units_than_it_moves(
+    runtime: FeatureVisualizationRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.feature_visualization_steps.STEP_VALUES", 2 * 3 * 32 * 32)
+    draw, drawn = torch.randn, []
+
+    def counted(*args: Any, **keywords: Any) -> torch.Tensor:
+        drawn.append(args)
+        return draw(*args, **keywords)
+
+    monkeypatch.setattr(torch, "randn", counted)
+    work = make_work(layers=["body.3"], channels=list(range(8)), steps=100_000)
+    runtime.prepare(work)
+    assert work.num_pixels >= 8 * 2 * 3 * 32 * 32
+    steps = runtime.steps(work)
+    for count in range(1, 4):
+        next(steps)
+        assert len(drawn) == 2 * count
+    work.stopping = True
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert len(drawn) <= 8
+    assert len(end.value.value().units) == len(drawn) == 8
+
+
 CHANGES = [
     {"learning_rate": 0.2},
     {"seed": 1},
@@ -303,7 +329,7 @@ def test_it_keeps_its_time_budget(runtime: FeatureVisualizationRuntime) -> None:
         ({"layers": ["body.9"]}, UnknownLayer, "Close names: .*body"),
         ({"layers": ["body.3"], "channels": [1, 8]}, UnsupportedOption, "from 0 to 7, got 8"),
         ({"method": "filters", "layers": ["body.1"]}, UnsupportedOption, "Convolutions are body.0, body.3"),
-        ({"size_px": 2048, "channels": list(range(8))}, InvalidRequestError, "Name fewer channels"),
+        ({"size_px": 2048, "channels": list(range(8))}, InvalidRequestError, "768 MiB for 8 units .* fewer"),
     ],
 )
 def test_what_the_network_cannot_do_is_refused_before_the_device_sees_it(

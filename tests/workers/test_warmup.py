@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -62,7 +64,8 @@ def test_a_task_that_is_only_implied_is_left_out_where_the_network_cannot_do_it(
     hosted: HostedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtimes: Any = {"classification": Timed(hosted, 0, 0), "explanation": Unable(hosted)}
-    warmup.warm_up(hosted, runtimes, 4)
+    with caplog.at_level("WARNING", logger="visionpipe"):
+        warmup.warm_up(hosted, runtimes, 4)
     assert list(runtimes) == ["classification"]
     assert "does not serve explanation: no gradient here" in caplog.text
 
@@ -70,3 +73,25 @@ def test_a_task_that_is_only_implied_is_left_out_where_the_network_cannot_do_it(
 def test_a_task_that_the_card_names_must_work(hosted: HostedModel) -> None:
     with pytest.raises(ArithmeticError):
         warmup.warm_up(hosted, {"classification": Unable(hosted)}, 4)
+
+
+HEAVY = ["captum", "matplotlib", "skimage", "sklearn", "supervision", "sympy"]
+"""Each takes a second or so to import, and tens of megabytes."""
+STARTS = """
+import sys
+from visionpipe.settings import Settings
+from workers.host import HostOptions, load_model
+from workers.warmup import warm_up
+
+hosted, runtimes = load_model(HostOptions(sys.argv[1], "", device="cpu", precision="fp32"), Settings())
+warm_up(hosted, runtimes, None)
+print(*sorted(runtimes), "|", *sorted(set(sys.argv[2:]) & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("name", ["lenet-digits", "vgg-digits"])
+def test_a_start_imports_nothing_that_only_some_requests_need(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS, name, *HEAVY], capture_output=True, text=True, check=True)
+    tasks, _, imported = done.stdout.partition("|")
+    assert {"adversarial", "classification", "explanation", "feature_visualization"} <= set(tasks.split())
+    assert imported.split() == []

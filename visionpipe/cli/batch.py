@@ -71,41 +71,33 @@ def batch(
     if report_only:
         report = rewrite_outputs(output, labels=truths)
     else:
-        # Before Redis and a worker are started, which neither a slip of the pen nor a full disk should cost.
-        pictures = Pictures(load_settings().max_image_bytes)
-        # Only what was said: an earlier sitting, or the drawing, may have a say in the rest.
-        options = task_options(task, option or [], style or [], pictures.refer).model_dump(
-            mode="json", exclude_unset=True
-        )
-        with output_lock(output):
-            pass
-        job = FolderJob(
-            folder,
-            output,
-            task,
-            model,
-            options=options,
-            pictures=pictures,
-            more={
-                "patterns": tuple(pattern or ()),
-                "every_file": every_file,
-                "chunk": chunk,
-                "fresh": fresh,
-                "retry_failed": retry_failed,
-                "labels": truths,
-                "overlays": overlays,
-            },
-        )
+        more = {
+            "patterns": tuple(pattern or ()),
+            "every_file": every_file,
+            "chunk": chunk,
+            "fresh": fresh,
+            "retry_failed": retry_failed,
+            "labels": truths,
+            "overlays": overlays,
+        }
+        job = _checked_job(folder, output, task, model, option or [], style or [], more)
         report = _carry_out(console, job, redis_url, device, precision)
     if truths is not None and not report.accuracy:
-        console.print(
-            f"No path in {labels} is that of a file found; write them relative to the folder, as in results.csv.",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        told = f"No path in {labels} is that of a file found; write them relative to the folder, as in results.csv."
+        console.print(told, style="yellow", highlight=False, markup=False, soft_wrap=True)
     _finish(console, report, output, as_json=as_json)
+
+
+def _checked_job(
+    folder: Path, output: Path, task: str, model: str, option: list[str], style: list[str], more: Mapping[str, Any]
+) -> FolderJob:
+    # Before Redis and a worker are started, which neither a slip of the pen nor a full disk should cost.
+    pictures = Pictures(load_settings().max_image_bytes)
+    # Only what was said: an earlier sitting, or the drawing, may have a say in the rest.
+    options = task_options(task, option, style, pictures.refer).model_dump(mode="json", exclude_unset=True)
+    with output_lock(output):
+        pass
+    return FolderJob(folder, output, task, model, options=options, pictures=pictures, more=more)
 
 
 def _carry_out(console: Console, job: FolderJob, redis_url: str | None, device: str, precision: str) -> RunReport:

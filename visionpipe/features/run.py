@@ -91,25 +91,25 @@ async def run_features(
             writing.discard_sheets(out)
         if fresh or not (out / RANKING / LEDGER_NAME).exists():
             await _try_out(client, model, units_wanted)
-        report = await run_folder(
-            client,
-            folder,
-            out / RANKING,
-            task=TASK,
-            model=model,
-            options={"method": "activations", **units_wanted},
-            settings=settings,
-            on_progress=on_ranking,
-            fresh=fresh,
-            **(more or {}),
-        )
-        units = await asyncio.to_thread(_ranked, out / RANKING, top)
-        patterns = Patterns(client, folder, out, report.model, report.run)
-        found = await patterns.make(units, on_patterns)
-        subtitle = f"{report.model} · the {top} of {report.done:,} images that excite each unit most"
-        writing.write_tables(out, units, found, {"model": report.model, "folder": report.folder, "top": top})
-        sheets = writing.write_sheets(out, units, found, top=top, subtitle=subtitle)
-        writing.write_page(out, units, found, folder, top=top, subtitle=subtitle)
+        options = {"method": "activations", **units_wanted}
+        how = {"settings": settings, "on_progress": on_ranking, "fresh": fresh, **(more or {})}
+        report = await run_folder(client, folder, out / RANKING, task=TASK, model=model, options=options, **how)
+        return await _projected(client, folder, out, report, top, on_patterns)
+
+
+async def _projected(
+    client: AsyncClient, folder: Path, out: Path, report: RunReport, top: int, on_patterns: Callable[[int, int], None]
+) -> FeaturesReport:
+    """Make the second pass, and write down what both found."""
+    from visionpipe.features import writing
+
+    units = await asyncio.to_thread(_ranked, out / RANKING, top)
+    patterns = Patterns(client, folder, out, report.model, report.run)
+    found = await patterns.make(units, on_patterns)
+    subtitle = f"{report.model} · the {top} of {report.done:,} images that excite each unit most"
+    writing.write_tables(out, units, found, {"model": report.model, "folder": report.folder, "top": top})
+    sheets = writing.write_sheets(out, units, found, top=top, subtitle=subtitle)
+    writing.write_page(out, units, found, folder, top=top, subtitle=subtitle)
     return FeaturesReport(report, units, sheets, patterns.failures)
 
 

@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,20 +107,44 @@ async def run_folder(
         ledger = stack.enter_context(Ledger(target_folder, spec))
         drawings = stack.enter_context(closing(Overlays(spec, target_folder))) if overlays else None
         artifacts = Artifacts(client, target_folder, task)
-        await _scan(ledger, spec, target_folder, on_progress)
+        sitting = _Sitting(client, ledger, spec, target_folder, on_progress, artifacts, drawings)
+        await sitting.answer(settings, Sizer(chunk), retry_failed=retry_failed, worker_timeout_s=worker_timeout_s)
+        return await sitting.write(labels)
+
+
+@dataclass(frozen=True)
+class _Sitting:
+    """One call of ``run_folder``, from the moment its ledger is open."""
+
+    client: AsyncClient
+    ledger: Ledger
+    spec: RunSpec
+    out: Path
+    on_progress: OnProgress
+    artifacts: Artifacts
+    drawings: Overlays | None
+
+    async def answer(self, settings: Settings, sizer: Sizer, *, retry_failed: bool, worker_timeout_s: float) -> None:
+        """Enter the folder's files into the ledger, and get an outcome for each."""
+        ledger, spec = self.ledger, self.spec
+        await _scan(ledger, spec, self.out, self.on_progress)
         if ledger.resumed:
-            await artifacts.mend(ledger)
+            await self.artifacts.mend(ledger)
         if retry_failed:
             ledger.retry_failed()
         if ledger.counts().open:
-            target = await _pin(client, ledger, spec, on_progress, worker_timeout_s)
-            await Loop(client, ledger, spec, target, settings, Sizer(chunk), on_progress, artifacts, drawings).run()
-        if drawings is not None:
-            await drawings.finish(ledger, on_progress)
-        failures = drawings.failures() if drawings is not None else []
-        return await asyncio.to_thread(
-            write_outputs, ledger, spec, target_folder, on_progress, labels, not_drawn=failures
-        )
+            target = await _pin(self.client, ledger, spec, self.on_progress, worker_timeout_s)
+            kept = (self.artifacts, self.drawings)
+            await Loop(self.client, ledger, spec, target, settings, sizer, self.on_progress, *kept).run()
+
+    async def write(self, labels: Labels | None) -> RunReport:
+        """Draw what is left, and write the outputs."""
+        failures = []
+        if self.drawings is not None:
+            await self.drawings.finish(self.ledger, self.on_progress)
+            failures = self.drawings.failures()
+        written = partial(write_outputs, self.ledger, self.spec, self.out, self.on_progress, labels)
+        return await asyncio.to_thread(written, not_drawn=failures)
 
 
 def rewrite_outputs(

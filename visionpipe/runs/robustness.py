@@ -21,6 +21,7 @@ FILES = (TABLE, PLOT)
 COLUMNS = (
     "epsilon",
     "images",
+    "missing",
     "labelled",
     "right",
     "accuracy",
@@ -67,7 +68,8 @@ class Robustness:
     """Counts how many images withstand each epsilon.
 
     An image counts as right at an epsilon if the network named it rightly at first and does so still. Without labels
-    the share of images counts whose answer changed.
+    the share of images counts whose answer changed. An image whose attack was stopped before it came to an epsilon is
+    missing there; table, plot and notes tell it, since the shares are then those of other images.
     """
 
     def __init__(self) -> None:
@@ -101,6 +103,16 @@ class Robustness:
         return sorted(self.levels.items())
 
     @property
+    def num_images(self) -> int:
+        """All images, attacked at each epsilon or not."""
+        return self.levels[0.0].images if self.levels else 0
+
+    @property
+    def uneven(self) -> list[tuple[float, Level]]:
+        """Where images are missing."""
+        return [(epsilon, level) for epsilon, level in self.curve if level.images < self.num_images]
+
+    @property
     def _name(self) -> str:
         return f"{self._method.upper()}, {'L-infinity' if self._norm == 'linf' else 'L2'}"
 
@@ -124,8 +136,21 @@ class Robustness:
         title = f"{what} against epsilon ({self._name})"
         files = [SummaryFile(name=TABLE, caption=f"{title}, as a table")]
         files += [] if plot is None else [SummaryFile(name=PLOT, caption=title)]
-        missing = f"{PLOT} was not drawn: matplotlib is not installed. Run: pip install matplotlib"
-        return Summary(title=title, rows=self._rows(), files=files, notes=[missing] if plot is None else [])
+        return Summary(title=title, rows=self._rows(), files=files, notes=self._notes(drawn=plot is not None))
+
+    def _notes(self, *, drawn: bool) -> list[str]:
+        notes = []
+        if self.uneven:
+            counts = ", ".join(
+                f"{level.images:,} at {epsilon_text(epsilon, self._norm)}" for epsilon, level in self.uneven
+            )
+            notes.append(
+                f"Of {self.num_images:,} images, not all were attacked at every epsilon, since attacks were stopped "
+                f"early: {counts}. The shares there are of these alone and do not compare with the others."
+            )
+        if not drawn:
+            notes.append(f"{PLOT} was not drawn: matplotlib is not installed. Run: pip install matplotlib")
+        return notes
 
     def _rows(self) -> list[dict[str, str]]:
         rows = []
@@ -146,7 +171,8 @@ class Robustness:
             shares = [level.changed, _short(level.changed_share), level.fooled, _short(fooled)]
             norms = [_short(level.linf / level.images), _short(level.l2 / level.images)]
             right = [level.labelled, level.right, _short(level.accuracy)]
-            table.writerow([epsilon, level.images, *right, *shares, *norms])
+            images = [level.images, self.num_images - level.images]
+            table.writerow([epsilon, *images, *right, *shares, *norms])
         return stream.getvalue()
 
     def _plot(self) -> bytes | None:
@@ -160,20 +186,22 @@ class Robustness:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         scale = LEVELS if self._norm == "linf" else 1
-        points = [(scale * epsilon, self._height(level)) for epsilon, level in self.curve]
-        shown = [(x, y) for x, y in points if y is not None]
-        axes.plot([x for x, _ in shown], [y for _, y in shown], marker="o", color="#3457d5")
+        points = [(scale * epsilon, self._height(level), self._counted(level)) for epsilon, level in self.curve]
+        shown = [(x, y, images) for x, y, images in points if y is not None]
+        axes.plot([x for x, _, _ in shown], [y for _, y, _ in shown], marker="o", color="#3457d5")
         if len(shown) <= 12:
-            for x, y in shown:
-                axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
+            for x, y, images in shown:
+                text = f"{y:.1%}\nof {images:,}" if self.uneven else f"{y:.1%}"
+                axes.annotate(text, (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
         axes.margins(x=0.09)
         axes.set_xlim(left=0)
-        axes.set_ylim(-0.02, 1.08)
+        axes.set_ylim(-0.02, 1.12 if self.uneven else 1.08)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("epsilon, in grey levels of 255" if scale == LEVELS else "epsilon, L2 of values in [0, 1]")
         axes.set_ylabel("accuracy" if self.supervised else "answers changed")
-        num_images = self.levels[0.0].images
-        axes.set_title(f"{self._name}: {num_images:,} image{'' if num_images == 1 else 's'}", fontsize=11)
+        title = f"{self._name}: {self.num_images:,} image{'' if self.num_images == 1 else 's'}"
+        least = min(level.images for level in self.levels.values())
+        axes.set_title(f"{title}, of which at some epsilons only {least:,}" if self.uneven else title, fontsize=11)
         axes.grid(alpha=0.3)
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
@@ -181,6 +209,9 @@ class Robustness:
 
     def _height(self, level: Level) -> float | None:
         return level.accuracy if self.supervised else level.changed_share
+
+    def _counted(self, level: Level) -> int:
+        return level.labelled if self.supervised else level.images
 
 
 def _short(value: float | None) -> str:

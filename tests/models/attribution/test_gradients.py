@@ -281,6 +281,49 @@ def test_grad_cam_reads_layers_whose_output_is_overwritten(layer: str) -> None:
     assert found.max() > 0
 
 
+class ChannelsLast(nn.Module):
+    """``Small``, but its last map lies as (N, h, w, C), and a square of tokens passes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = Small()
+        self.turned = nn.Identity()
+        self.tokens = nn.Identity()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        x_NCHW = 2 * self.small.second(self.small.act1(2 * self.small.first(x_NCHW)))
+        x_NhwC = self.turned(x_NCHW.permute(0, 2, 3, 1))
+        self.tokens(x_NhwC.reshape(len(x_NhwC), 1, -1, 8))
+        logits_NK: Tensor = 5 * self.small.head(self.small.act2(x_NhwC).mean(dim=(1, 2)))
+        return logits_NK
+
+
+def test_grad_cam_reads_maps_whose_channels_come_last() -> None:
+    network = ChannelsLast()
+    found = explain(ask(network), Settings("grad_cam", layer="turned"))
+    expected = explain(ask(network), Settings("grad_cam", layer="small.second"))
+    assert expected.attribution_HW.max() > 0
+    np.testing.assert_allclose(found.attribution_HW, expected.attribution_HW, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UnknownLayer, match=r"\(1, h, w, C\).*'tokens' does not"):
+        explain(ask(network), Settings("grad_cam", layer="tokens"))
+
+
+def test_grad_cam_finds_the_last_map_of_a_swin() -> None:
+    swin = registry.SwinTransformer([2, 2], 16, [1, 1], [2, 4], [4, 4], num_classes=4).eval()
+    question = ask(Classifier(swin), size_hw=(64, 64))
+    found = explain(question, Settings("grad_cam")).attribution_HW
+    normed = explain(question, Settings("grad_cam", layer="norm")).attribution_HW
+    np.testing.assert_allclose(found, normed, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("layer", [None, "second"])
+def test_grad_cam_counts_what_it_runs(layer: str | None) -> None:
+    network, runs = Small(), []
+    network.register_forward_hook(lambda *_: runs.append(1))
+    found = explain(ask(network), Settings("grad_cam", layer=layer))
+    assert found.evaluations == len(runs) == 2
+
+
 def test_every_method_has_its_name() -> None:
     from typing import get_args
 

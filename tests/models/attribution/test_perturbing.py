@@ -11,7 +11,7 @@ from captum._utils.models.linear_model import SkLearnRidge
 from captum.attr import KernelShap, Lime
 from torch import Tensor
 
-from models.attribution import Settings, explain
+from models.attribution import Settings, attributor, explain
 from models.attribution.kernel_shap import KernelShap as Ours
 from models.attribution.lime import Lime as OurLime
 from models.attribution.lime import similarities
@@ -64,13 +64,40 @@ def test_kernel_shap_is_exact_when_the_samples_suffice_for_every_subset() -> Non
     assert found.weights is not None
     assert found.evaluations == 4096
     assert found.standard_error == 0
-    np.testing.assert_allclose(found.weights, SHAPLEY[triples], atol=2e-3)
+    np.testing.assert_allclose(found.weights, SHAPLEY[triples], atol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_kernel_shap_shares_out_exactly_what_takes_every_superpixel(columns: int) -> None:
+    def every(shown_NM: Tensor) -> Tensor:
+        return shown_NM.prod(1)
+
+    pieces = 4 * columns
+    settings = Settings("kernel_shap", samples=2**pieces, max_batch=8192, step_s=10)
+    found = explain(play(every, rows=4, columns=columns), settings)
+    assert found.weights is not None
+    assert found.completeness is not None
+    np.testing.assert_allclose(found.weights, 1 / pieces, atol=1e-6)
+    assert found.completeness.error < 1e-12
+
+
+def test_kernel_shap_adds_up_however_many_samples_there_are() -> None:
+    def power(shown_NM: Tensor) -> Tensor:
+        return shown_NM.mean(1) ** 4
+
+    found = explain(play(power, rows=4, columns=5), Settings("kernel_shap", samples=20_000, max_batch=8192, step_s=10))
+    assert found.weights is not None
+    assert found.completeness is not None
+    assert found.completeness.error < 1e-12
+    assert found.weight_errors is not None
+    scores = (found.weights - 1 / 20) / found.weight_errors
+    assert 0.4 < np.sqrt(np.mean(np.square(scores))) < 1.8
 
 
 def test_kernel_shap_agrees_with_captum_given_the_same_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
     question = play(triples, rows=3, columns=4)
     settings = Settings("kernel_shap", samples=500, max_batch=256)
-    masks = Ours(question, settings).masks(502)
+    masks = Ours(question, settings).masks(0, 502)
 
     def perturb(*_: Any, **__: Any) -> Any:
         yield from torch.from_numpy(masks).long()[:, None]
@@ -91,7 +118,7 @@ def test_kernel_shap_agrees_with_captum_given_the_same_subsets(monkeypatch: pyte
 
 
 def test_subsets_are_drawn_from_the_shapley_kernel_with_their_complements() -> None:
-    masks = Ours(play(linear, rows=3, columns=4), Settings("kernel_shap", samples=4000)).masks(4002)[2:]
+    masks = Ours(play(linear, rows=3, columns=4), Settings("kernel_shap", samples=4000)).masks(2, 4002)
     assert (masks[::2] == ~masks[1::2]).all()
     sizes = np.arange(1, 12)
     expected = 1 / (sizes * (12 - sizes))
@@ -103,7 +130,7 @@ def test_lime_agrees_with_captum_given_the_same_masks_and_kernel() -> None:
     question = play(triples, rows=3, columns=4)
     settings = Settings("lime", samples=200, ridge=2.0, kernel_width=0.3, max_batch=64)
     found = explain(question, settings)
-    masks = OurLime(question, settings).masks(200)
+    masks = OurLime(question, settings).masks(0, 200)
 
     def perturb(*_: Any, **__: Any) -> Any:
         yield from torch.from_numpy(masks).long()[:, None]
@@ -153,6 +180,52 @@ def test_limes_r2_tells_a_linear_function_from_a_tangled_one() -> None:
     settings = Settings("lime", samples=400, ridge=0.01, max_batch=256)
     assert (explain(play(linear, rows=3, columns=4), settings).surrogate_r2 or 0) > 0.999
     assert (explain(play(tangled, rows=3, columns=4), settings).surrogate_r2 or 0) < 0.2
+
+
+@pytest.mark.parametrize("method", ["lime", "kernel_shap"])
+def test_what_samples_meet_by_construction_is_not_told(method: Any) -> None:
+    made = attributor(play(planted, rows=6, columns=7), Settings(method, samples=500, max_batch=4))
+    steps = made.steps()
+    while made.evaluations < 8:
+        next(steps)
+    early = made.best()
+    assert (early.surrogate_r2, early.completeness, early.standard_error) == (None, None, None)
+    np.testing.assert_array_equal(made.best_map(), early.attribution_HW)
+    for _ in steps:
+        pass
+    late = made.best()
+    assert late.standard_error is not None
+    assert (late.surrogate_r2 is None, late.completeness is None) == (method != "lime", method == "lime")
+
+
+@pytest.mark.parametrize(("method", "least"), [("lime", 15), ("kernel_shap", 28)])
+def test_too_few_samples_are_refused(method: Any, least: int) -> None:
+    question = play(triples, rows=3, columns=4)
+    with pytest.raises(UnsupportedOption, match=f"at least {least} samples to weigh 12 superpixels .* got {least - 1}"):
+        explain(question, Settings(method, samples=least - 1))
+    assert explain(question, Settings(method, samples=least)).standard_error is not None
+
+
+def test_masks_are_the_same_wherever_they_are_asked_for() -> None:
+    made = Ours(play(linear, rows=3, columns=4), Settings("kernel_shap", samples=2000))
+    whole = made.masks(0, 1500)
+    for start, end in ((0, 1), (1, 3), (2, 258), (257, 259), (258, 514), (700, 1500)):
+        np.testing.assert_array_equal(made.masks(start, end), whole[start:end])
+
+
+def test_a_step_copies_the_masks_it_shows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = OurLime(play(linear, rows=3, columns=4), Settings("lime", samples=100_000))
+    made.masks(0, 100_000)
+    copied: list[int] = []
+    concatenate = np.concatenate
+
+    def watched(parts: Any, **how: Any) -> Any:
+        copied.append(sum(map(len, parts)))
+        return concatenate(parts, **how)
+
+    monkeypatch.setattr(np, "concatenate", watched)
+    made.inputs(99_000, 16)
+    assert sum(copied) <= 2 * 256
 
 
 def test_limes_standard_errors_are_how_much_runs_differ() -> None:

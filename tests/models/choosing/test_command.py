@@ -84,6 +84,30 @@ def test_a_latency_budget_asks_for_measurements_and_takes_them(run, tmp_path):
     assert chosen(run(*mine, "--json"))[0] == "little"
 
 
+BREAKS = """
+import torch
+
+class Breaks(torch.nn.Module):
+    def forward(self, x_NCHW):
+        assert x_NCHW.device.type == "meta", "not on this machine"
+        return x_NCHW.mean(dim=(2, 3))
+"""
+
+
+@pytest.mark.parametrize("network", [BREAKS, "raise OSError('not a network')"], ids=["runs badly", "loads badly"])
+def test_a_model_that_cannot_be_timed_says_so_and_the_others_are_timed(run, tmp_path, network):
+    folder = tmp_path / "models" / "asunder"
+    folder.mkdir()
+    card = CARD.format(name="asunder", params=10, gflops=0.0001, value=0.95, arguments="")
+    (folder / "card.toml").write_text(card.replace('"lenet5"', '"net:Breaks"'))
+    (folder / "net.py").write_text(network)
+    name, candidates = chosen(run("--metric", "my accuracy", "--latency-ms", "10000", "--measure", "--json"))
+    assert name == "big"
+    assert candidates["little"]["latency_ms"] > 0
+    assert candidates["asunder"]["latency_ms"] is None
+    assert "it could not be timed" in candidates["asunder"]["reason"]
+
+
 def test_another_resolution_is_counted_and_not_guessed(run):
     done = run("--metric", "my accuracy", "--resolution", "40", "--json")
     assert done.exit_code == 1

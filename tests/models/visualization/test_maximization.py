@@ -51,6 +51,28 @@ def test_each_unit_climbs_as_if_alone_and_the_seed_decides(survey: Survey) -> No
     assert (other - together.pixels_NCHW).abs().mean() > 0.01
 
 
+def test_a_climb_of_any_length_keeps_what_its_plan_says(survey: Survey) -> None:
+    ascent = Ascent(survey, "6", [0, 2, 5], replace(PLAN, steps=10**12), CPU)
+    ascent.step()
+    ascent.step()
+    assert ascent._velocity_NCHW is not None
+    states = [random.get_state() for random in ascent._random]
+    kept = sum(held.nbytes for held in (ascent.pixels_NCHW, ascent._velocity_NCHW, *states))
+    assert kept == 3 * ascent.plan.unit_bytes
+
+
+def test_a_climb_that_has_ended_has_its_pictures_begun_or_not(survey: Survey) -> None:
+    begun, waiting = (Ascent(survey, "6", [2, 5], PLAN, CPU) for _ in range(2))
+    start = waiting.pixels_NCHW.clone()
+    fresh = Ascent(survey, "6", [2, 5], PLAN, CPU)
+    begun.step()
+    moved = begun.pixels_NCHW.clone()
+    for ascent in (begun, fresh):
+        ascent.settle()
+    assert torch.equal(begun.pixels_NCHW, moved)
+    assert torch.equal(fresh.pixels_NCHW, start)
+
+
 @pytest.mark.parametrize("stronger", [Regularizers(tv=2.0), Regularizers(blur_every=1, blur_sigma_px=2.0)])
 def test_regularizers_make_pictures_smoother(survey: Survey, stronger: Regularizers) -> None:
     def roughness(chosen: Regularizers) -> float:

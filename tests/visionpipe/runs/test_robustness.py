@@ -109,9 +109,19 @@ def test_without_labels_the_share_of_changed_answers_is_told(tmp_path):
     assert "answer changed" in summary.title
 
 
-def test_a_partial_result_counts_where_it_has_an_attack(tmp_path):
-    _, rows = summed_up(tmp_path, [attacked("1", (0.1, "1"), (0.2, "2")), attacked("1", (0.1, "3"))], ["1", "1"])
-    assert [(row["images"], row["right"]) for row in rows] == [("2", "2"), ("2", "1"), ("1", "0")]
+def test_a_partial_result_counts_where_it_has_an_attack_and_is_told_to_be_missing_elsewhere(tmp_path):
+    whole, part = attacked("1", (0.1, "1"), (0.2, "2")), attacked("1", (0.1, "3"))
+    summary, rows = summed_up(tmp_path, [whole, part], ["1", "1"])
+    told = [(row["images"], row["missing"], row["right"]) for row in rows]
+    assert told == [("2", "0", "2"), ("2", "0", "1"), ("1", "1", "0")]
+    (note,) = summary.notes
+    assert "Of 2 images, not all were attacked at every epsilon" in note
+    assert "early: 1 at 51/255. " in note
+
+
+def test_where_no_image_is_missing_no_note_says_so(tmp_path):
+    summary, rows = summed_up(tmp_path, [attacked("1", (0.1, "1"), (0.2, "2"))] * 2)
+    assert (summary.notes, {row["missing"] for row in rows}) == ([], {"0"})
 
 
 def test_without_matplotlib_there_is_the_table_and_a_line_that_says_why(tmp_path, monkeypatch):

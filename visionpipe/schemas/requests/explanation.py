@@ -55,7 +55,7 @@ class ExplanationOptions(SteppedOptions):
     method: ExplanationMethod = "integrated_gradients"
     """How the attribution is made."""
     targets: list[ClassRef] | None = Field(default=None, min_length=1, max_length=100)
-    """Classes to explain, by index or label; unset means the most probable one."""
+    """Classes to explain, by index or label, each once; unset means the most probable one."""
     baseline: BaselineKind = "mean"
     """What stands for "nothing there": the preprocessing's mean colour, another colour, a blur, or noise."""
     baseline_image: ImageRef | None = None
@@ -64,7 +64,7 @@ class ExplanationOptions(SteppedOptions):
     """Points on the path of integrated gradients; unset means enough for a completeness error of at most 1 %."""
     samples: int | None = Field(default=None, ge=1, le=1_000_000)
     """Perturbed images of the sampling methods; unset means 50 for SmoothGrad, 200 for GradientSHAP, 1,000 for LIME and
-    KernelSHAP."""
+    KernelSHAP, which need some more than there are superpixels."""
     noise: float | None = Field(default=None, ge=0, le=1)
     """Standard deviation of the noise on the image, as a share of the input's range; unset means 0.15 for SmoothGrad,
     none for GradientSHAP."""

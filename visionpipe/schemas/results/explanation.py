@@ -118,6 +118,8 @@ class Attribution(Schema):
     """How well LIME's linear surrogate fits its samples; 1 is perfect."""
     standard_error: float | None = Field(default=None, ge=0)
     """Of sampled methods: mean standard error of the attribution, as a share of its largest absolute value."""
+    note: str | None = None
+    """What to know before trusting it, such as that integrated gradients do not add up within the promised 1 %."""
     curves: Curves | None = None
     """Deletion and insertion, when asked for."""
     sanity: SanityReport | None = None
@@ -149,7 +151,8 @@ class ExplanationResult(ListResult[Attribution]):
     def summary(self) -> str:
         """Say the result in one line, for people."""
         targets = ", ".join(str(entry.target) for entry in self.attributions)
-        return f"{self.method} of {targets}, {self.evaluations} evaluations ({self.stopped})"
+        notes = "".join(f"; {entry.target.label}: {entry.note}" for entry in self.attributions if entry.note)
+        return f"{self.method} of {targets}, {self.evaluations} evaluations ({self.stopped}){notes}"
 
     def rows(self) -> list[dict[str, str]]:
         """One row per explained class, with the figures to trust it by."""
