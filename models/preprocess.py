@@ -104,3 +104,9 @@ class Preprocess:
             )
         box = (left / scale_x, top / scale_y, (left + crop_wh[0]) / scale_x, (top + crop_wh[1]) / scale_y)
         return image.resize(crop_wh, self._resampling, box=box)
+
+
+def bounds(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Give what levels of 0 and 1 are in the input's units, per channel: two of float32 (C,)."""
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    return -mean / std, (1 - mean) / std

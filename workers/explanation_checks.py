@@ -47,7 +47,7 @@ class Checks:
                 settings,
                 explained.attribution_HW,
                 num_points=options.curve_steps,
-                start_1CHW=curves.blurred(question),
+                start_1CHW=curves.blurred(question.x_1CHW),
             )
         if options.sanity_check is not None:
             wish = options.sanity_check

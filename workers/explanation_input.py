@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.attribution import Question, Settings
+from models.attribution.curves import blurred
 from models.attribution.superpixels import cut, levels
 from models.cards import Preprocessing
-from models.preprocess import Preprocess
+from models.preprocess import Preprocess, bounds
 from visionpipe.drawing.canvas import open_canvas
 from visionpipe.errors import InvalidRequestError
 from visionpipe.schemas.requests import ExplanationOptions
@@ -28,8 +28,6 @@ from workers.work import Work
 
 NUM_NOISE_BASELINES = 16
 """Noise pictures from which GradientSHAP draws."""
-BLUR_SHARE = 0.1
-"""Standard deviation of the blurred baseline, as a share of the input's longer side."""
 MAX_VALUES = 2**26
 """Values in all attributions of one image: 256 MiB in the store."""
 MAX_OVERLAY_PX = 1280
@@ -138,12 +136,6 @@ def settings(options: ExplanationOptions, *, max_batch: int) -> Settings:
     )
 
 
-def bounds(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Give what levels of 0 and 1 are in the input's units, per channel."""
-    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    return -mean / std, (1 - mean) / std
-
-
 def options_of(work: Work) -> ExplanationOptions:
     """Give the options of a request for explanations."""
     assert isinstance(work.request.options, ExplanationOptions)
@@ -156,7 +148,7 @@ def _baselines(work: Work, x_1CHW: Tensor, size_wh: tuple[int, int], preprocessi
     if options.baseline == "mean":
         return torch.zeros_like(x_1CHW)
     if options.baseline == "blur":
-        return _blurred(x_1CHW)
+        return blurred(x_1CHW)
     if options.baseline == "noise":
         random = np.random.default_rng(options.seed)
         number = NUM_NOISE_BASELINES if options.method == "gradient_shap" else 1
@@ -166,12 +158,6 @@ def _baselines(work: Work, x_1CHW: Tensor, size_wh: tuple[int, int], preprocessi
         return _picture(work, x_1CHW, size_wh, preprocessing)
     level = _GREYS[options.baseline]
     return (low_C11 + level * (high_C11 - low_C11)).expand_as(x_1CHW).clone()
-
-
-def _blurred(x_1CHW: Tensor) -> Tensor:
-    x_HWC = x_1CHW[0].permute(1, 2, 0).contiguous().numpy()
-    blurred = cv2.GaussianBlur(x_HWC, (0, 0), BLUR_SHARE * max(x_HWC.shape[:2]), borderType=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(blurred.reshape(x_HWC.shape)).permute(2, 0, 1)[None].contiguous()
 
 
 def _picture(work: Work, x_1CHW: Tensor, size_wh: tuple[int, int], preprocessing: Preprocessing) -> Tensor:

@@ -63,7 +63,10 @@ def pick_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise UnsupportedOption(f"Expected a device such as auto, cpu or cuda:0, got {wanted!r}.") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+    is_missing = device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    )
+    if is_missing or device.type not in ("cpu", "cuda"):
         raise UnsupportedOption(f"Expected a device of this machine (auto, cpu, cuda:N), got {wanted!r}.")
     return device
 

@@ -19,7 +19,7 @@ from models.attribution.pace import Pace
 from models.attribution.question import Question, Settings
 
 BLUR_SHARE = 0.1
-"""Standard deviation of the blur that insertion may start from, as a share of the input's shorter side."""
+"""Standard deviation of the blur, as a share of the input's shorter side."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ def ranks(attribution_HW: NDArray[np.float32], *, seed: int) -> NDArray[np.int64
     return made
 
 
-def blurred(question: Question) -> Tensor:
-    """Blur the input until little can be told from it, as the paper lets insertion start: (1, C, H, W)."""
+def blurred(x_1CHW: Tensor) -> Tensor:
+    """Blur an input until little can be told from it, as the paper lets insertion start: (1, C, H, W)."""
     import cv2
 
-    x_HWC = question.x_1CHW[0].permute(1, 2, 0).cpu().numpy()
+    x_HWC = x_1CHW[0].permute(1, 2, 0).cpu().numpy()
     sigma = BLUR_SHARE * min(x_HWC.shape[:2])
     blurred_HWC = cv2.GaussianBlur(x_HWC, (0, 0), sigma, borderType=cv2.BORDER_REFLECT).reshape(x_HWC.shape)
-    return torch.from_numpy(blurred_HWC).permute(2, 0, 1)[None].to(question.x_1CHW)
+    return torch.from_numpy(blurred_HWC).permute(2, 0, 1)[None].to(x_1CHW)
 
 
 def coarse_to_fine(number: int) -> list[int]:

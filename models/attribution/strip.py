@@ -16,6 +16,7 @@ from models.attribution.question import Question
 from models.attribution.sanity import Sanity
 from models.attribution.sanity_verdict import FAILS_FROM
 from models.attribution.similarity import Map, shown
+from models.attribution.superpixels import levels
 
 Rgb = tuple[int, int, int]
 
@@ -75,10 +76,8 @@ def draw_strip(picture: Image.Image, rows: Sequence[Row], *, cell_px: int = 104,
 
 def input_picture(question: Question) -> Image.Image:
     """Show a network's input as it looks before it is normalised: RGB."""
-    low_C11, high_C11 = (value.cpu().view(-1, 1, 1) for value in (question.low_C, question.high_C))
-    unit_CHW = ((question.x_1CHW[0].cpu() - low_C11) / (high_C11 - low_C11)).clamp(0, 1)
-    levels_HWC = (unit_CHW * 255).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(levels_HWC[..., 0] if levels_HWC.shape[2] == 1 else levels_HWC[..., :3]).convert("RGB")
+    levels_HW3 = levels(question.x_1CHW, question.low_C, question.high_C)
+    return Image.fromarray((levels_HW3 * 255).round().astype(np.uint8))
 
 
 def diverging(values_HW: Map) -> Image.Image:

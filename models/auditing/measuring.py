@@ -145,7 +145,7 @@ def _audit(
         num_pixels=explained.attribution_HW.size,
     )
     if options.curves:
-        start_1CHW = blurred(question)
+        start_1CHW = blurred(question.x_1CHW)
         test = CurveTest(
             question, settings, explained.attribution_HW, num_points=options.curve_points, start_1CHW=start_1CHW
         )

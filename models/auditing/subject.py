@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.accounting.device import pick_device
 from models.attribution import Question
 from models.catalog import Entry
 from models.classifier import Classifier
 from models.errors import UnsupportedOption
 from models.loading import hooks, load
-from models.preprocess import Preprocess
+from models.preprocess import Preprocess, bounds
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,8 @@ class Subject:
                 f"Expected a model whose card says how pictures become inputs, {entry.name} has a preprocess hook of "
                 "its own, after which levels and baselines are not known. Describe it in the card's [preprocess]."
             )
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        on = pick_device(device)
         try:
-            on = torch.device(chosen)
             network = load(entry).to(on)
         except (RuntimeError, AssertionError) as error:
             raise UnsupportedOption(f"The device {device!r} cannot be used: {error}. Try --device cpu.") from error
@@ -105,16 +105,13 @@ class Subject:
         target = int(probabilities_K.argmax()) if target is None else target
         if target >= len(probabilities_K):
             raise UnsupportedOption(f"Expected a class from 0 to {len(probabilities_K) - 1}, got {target}.")
-        mean_C, std_C = (
-            torch.tensor(values, device=self.device)
-            for values in (self.preprocess.preprocessing.mean, self.preprocess.preprocessing.std)
-        )
+        low_C, high_C = (value.to(self.device) for value in bounds(self.preprocess.preprocessing))
         question = Question(
             self.classifier,
             x_1CHW,
             target,
             torch.zeros_like(x_1CHW),
-            low_C=-mean_C / std_C,
-            high_C=(1 - mean_C) / std_C,
+            low_C=low_C,
+            high_C=high_C,
         )
         return question, float(probabilities_K[target])

@@ -66,3 +66,8 @@ def test_a_device_that_is_not_here_is_told(wanted, monkeypatch):
     with pytest.raises(UnsupportedOption, match="Expected a device"):
         pick_device(wanted)
     assert pick_device("auto") == CPU
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert pick_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(UnsupportedOption, match="Expected a device of this machine"):
+        pick_device("cuda:1")

@@ -121,7 +121,7 @@ def test_coarse_to_fine_takes_every_point_once_and_the_ends_first(number):
 def test_a_blur_keeps_the_mean_and_takes_the_detail(question):
     random = torch.Generator().manual_seed(0)
     noisy = Question(**{**vars(question), "x_1CHW": torch.randn(1, 3, 40, 40, generator=random)})
-    made = blurred(noisy)
+    made = blurred(noisy.x_1CHW)
     assert made.shape == noisy.x_1CHW.shape
     assert float(made.std()) < 0.1
     assert float(made.mean()) == pytest.approx(float(noisy.x_1CHW.mean()), abs=0.05)

@@ -189,7 +189,7 @@ def test_the_command_speaks_json(run, pictures):
         (["--methods", "saliency,magic"], "Expected methods among saliency"),
         (["--no-sanity"], "leaves nothing"),
         (["--target", "eleven"], "Expected a class of vgg-digits"),
-        (["--device", "cuda:77"], "The device 'cuda:77' cannot be used"),
+        (["--device", "cuda:77"], "Expected a device of this machine (auto, cpu, cuda:N), got 'cuda:77'"),
     ],
 )
 def test_the_command_says_what_is_wrong(run, pictures, words, says):
