@@ -314,7 +314,7 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(shelf, monkeypa
     monkeypatch.setitem(sys.modules, "supervision", None)
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     for call in (
-        lambda: sample("classification", shelf).draw(Image.new("RGB", SIZE)),
+        lambda: sample("detection", shelf).draw(Image.new("RGB", SIZE)),
         lambda: DetectionResult(detections=[]).to_supervision(),
         lambda: sample("detection", shelf)[0].mask_array(),
     ):
