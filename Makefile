@@ -32,8 +32,8 @@ test: $(READY) ## run all tests (ARGS=... adds options)
 faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
 	@$(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
 
-bench: $(READY) ## measure latency under load and beside explanations, throughput beside the bare model, memory
-	@for part in latency explanations throughput memory; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
+bench: $(READY) ## measure latency, overhead, folder runs against the ideal pipeline, memory
+	@for part in latency explanations overhead throughput memory; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

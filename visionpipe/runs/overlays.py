@@ -55,7 +55,9 @@ class Overlays:
 
     def __post_init__(self) -> None:
         with images_extra():
-            import visionpipe.drawing  # noqa: F401 - told now rather than once for each image
+            # Told now rather than once for each image.
+            import visionpipe.drawing.boxes
+            import visionpipe.drawing.maps  # noqa: F401
         make_folder(self.out, OVERLAYS)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vp-draw")
 
