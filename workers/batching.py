@@ -88,14 +88,14 @@ class Batcher:
         """Start the device thread."""
         self._thread.start()
 
-    def put(self, *works: Work) -> None:
+    def put(self, work: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
-        now = time.monotonic()
+        work.ready_at = time.monotonic()
         with self._lock:
-            for work in works:
-                work.ready_at = now
-                self._put(work, work.job.lane)
-            self._wake.notify()
+            self._put(work, work.job.lane)
+            # Waking the device for each image of a batch that is being filled would cost more than a tiny image.
+            if len(self._ready[Lane.BULK]) <= 1 or not self._is_gathering or work.job.lane is Lane.INTERACTIVE:
+                self._wake.notify()
 
     def _put(self, work: Work, lane: Lane) -> None:
         if work.is_long:

@@ -227,7 +227,6 @@ class Engine:
 
     def _read_into_batch(self, works: Sequence[Work]) -> None:
         lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
-        ready: list[Work] = []
         for work in works:
             self._way.step_aside(work.job.lane, quick=work.is_quick)
             if work.job.dropped:
@@ -237,8 +236,7 @@ class Engine:
                     # Only its pixels told that it takes long.
                     work.is_quick = False
                     self._way.leave(lane)
-                ready.append(work)
-        self.batcher.put(*ready)
+                self.batcher.put(work)
         self.batcher.expect(lane, -expected)
 
     def _read_suspect(self, work: Work) -> bool:
