@@ -123,7 +123,7 @@ def card(
         canvas_px=stn_canvases.CANVAS_PX,
         digit_px=stn_canvases.DIGIT_PX,
         num_params=sum(parameter.numel() for parameter in network.parameters()),
-        gflops=_multiply_adds(network) / 1e9,
+        gflops=multiply_adds(network) / 1e9,
         command=COMMAND,
         split_seed=digits.SPLIT_SEED,
         held_out_seed=stn_canvases.HELD_OUT_SEED,
@@ -140,7 +140,8 @@ def card(
     )
 
 
-def _multiply_adds(network: nn.Module) -> int:
+def multiply_adds(network: nn.Module) -> int:
+    """Count the multiply-adds of one canvas."""
     side = stn_canvases.CANVAS_PX
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 1, side, side))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save
 from torch import nn
@@ -20,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.networks.vgg_small import VggSmall
 from models.recipes import digits, stn_canvases, vgg_writing
 from models.recipes.stn_canvases import Canvases, Ink
-from models.recipes.stn_digits import parity_canvases
+from models.recipes.stn_digits import Measured, parity_canvases
 
 SEED = 2014
 """Seed of initialisation, canvases and order."""
@@ -36,15 +35,6 @@ PEAK_RATE = 2e-3
 """Highest learning rate of the one-cycle schedule."""
 EMA_DECAY = 0.99
 """The weights that are kept are an exponential moving average."""
-
-
-class Measured(NamedTuple):
-    """What canvases showed."""
-
-    accuracy: float
-    """Part of the canvases told right."""
-    confusion: NDArray[np.int64]
-    """Shape (10, 10): true digit by row, answer by column."""
 
 
 def train(folder: Path, *, report: Callable[[str], None]) -> float:

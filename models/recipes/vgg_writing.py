@@ -7,12 +7,11 @@ import json
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.recipes import digits, stn_canvases
+from models.recipes.stn_writing import multiply_adds
 
 COMMAND = "python -m models.recipes vgg-digits"
 """What a reader types."""
@@ -107,7 +106,7 @@ def card(
         mean=normalisation[0],
         std=normalisation[1],
         num_params=sum(parameter.numel() for parameter in network.parameters()),
-        gflops=_multiply_adds(network) / 1e9,
+        gflops=multiply_adds(network) / 1e9,
         command=COMMAND,
         split_seed=digits.SPLIT_SEED,
         held_out_seed=stn_canvases.HELD_OUT_SEED,
@@ -118,11 +117,3 @@ def card(
         accuracy=accuracy,
         confusion="\n".join(" ".join(f"{count:3d}" for count in row) for row in confusion),
     )
-
-
-def _multiply_adds(network: nn.Module) -> int:
-    side = stn_canvases.CANVAS_PX
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 1, side, side))
-    # The counter counts a multiplication and an addition as two.
-    return int(counter.get_total_flops()) // 2

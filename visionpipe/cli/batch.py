@@ -7,7 +7,8 @@ import hashlib
 import os
 import platform
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,23 +102,42 @@ def _checked_job(
 
 
 def _carry_out(console: Console, job: FolderJob, redis_url: str | None, device: str, precision: str) -> RunReport:
+    with folder_stack(
+        console, job.folder, job.output, job.model, redis_url, device=device, precision=precision
+    ) as ready:
+        return asyncio.run(job.run(*ready))
+
+
+@contextmanager
+def folder_stack(
+    console: Console, folder: Path, output: Path, model: str, redis_url: str | None, **how: Any
+) -> Iterator[tuple[Stack, OnProgress]]:
+    """Have what a command over a folder needs, a stack and a view of its progress; an interruption ends the command.
+
+    Args:
+        console: Is told what is started.
+        folder: The folder, mounted by a worker that is started.
+        output: Where a later command resumes.
+        model: Of the worker that is started, unless a Redis is named.
+        redis_url: The Redis to use.
+        how: Further arguments of ``ensure_stack``.
+    """
     settings = load_settings(redis_url=redis_url)
     try:
         with (
             ensure_stack(
                 # Whoever names a Redis means the workers behind it.
-                [job.model] if settings.redis_url is None else [],
+                [model] if settings.redis_url is None else [],
                 settings=settings,
-                media_roots={root_name(job.folder): job.folder},
-                device=device,
-                precision=precision,
+                media_roots={root_name(folder): folder},
                 on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+                **how,
             ) as stack,
             progress_view(console) as on_progress,
         ):
-            return asyncio.run(job.run(stack, on_progress))
+            yield stack, on_progress
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print(f"Interrupted. The same command resumes it; {job.output} remembers what is done.", markup=False)
+        console.print(f"Interrupted. The same command resumes it; {output} remembers what is done.", markup=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

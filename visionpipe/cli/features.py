@@ -15,16 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from visionpipe.aclient import AsyncClient
-from visionpipe.cli.batch import EXIT_INTERRUPTED, EXIT_SOME_FAILED, root_name
-from visionpipe.cli.batch_view import print_report, progress_view
+from visionpipe.cli.batch import EXIT_SOME_FAILED, folder_stack
+from visionpipe.cli.batch_view import print_report
 from visionpipe.cli.output import out as console_out
 from visionpipe.cli.output import table, write_json
 from visionpipe.errors import InvalidRequestError
 from visionpipe.features import FeaturesReport, run_features
 from visionpipe.runs.names import as_text
 from visionpipe.runs.progress import OnProgress
-from visionpipe.settings import load_settings
-from visionpipe.stack import Stack, ensure_stack
+from visionpipe.stack import Stack
 
 MOST_ROWS = 40
 """Units that are printed."""
@@ -129,23 +128,8 @@ class _Job:
 
 
 def _carry_out(console: Console, job: _Job, redis_url: str | None, device: str) -> FeaturesReport:
-    settings = load_settings(redis_url=redis_url)
-    try:
-        with (
-            ensure_stack(
-                # Whoever names a Redis means the workers behind it.
-                [job.model] if settings.redis_url is None else [],
-                settings=settings,
-                media_roots={root_name(job.folder): job.folder},
-                device=device,
-                on_progress=lambda line: console.print(line, style="dim", highlight=False, markup=False),
-            ) as stack,
-            progress_view(console) as on_ranking,
-        ):
-            return asyncio.run(job.run(stack, on_ranking, _teller(console)))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print(f"Interrupted. The same command resumes it; {job.output} remembers what is done.", markup=False)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    with folder_stack(console, job.folder, job.output, job.model, redis_url, device=device) as (stack, on_ranking):
+        return asyncio.run(job.run(stack, on_ranking, _teller(console)))
 
 
 def _teller(console: Console) -> Callable[[int, int], None]:
