@@ -31,11 +31,13 @@ def has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def package_name(digest: str, precision: str, shape_CHW: tuple[int, ...], cpu_flags: frozenset[str]) -> str:
-    """Name the file of a compiled model; it fits one version of the model, of torch, and one kind of processor."""
+def package_name(
+    digest: str, precision: str, shape_CHW: tuple[int, ...], cpu_flags: frozenset[str], *, version: str
+) -> str:
+    """Name the file of a compiled model; it fits one version of the model, of our code and torch, and one processor."""
     machine = hashlib.sha256(" ".join(sorted(cpu_flags)).encode()).hexdigest()[:8]
     size = "x".join(map(str, shape_CHW))
-    return f"{digest}-{precision}-{size}-torch{torch.__version__.partition('+')[0]}-{machine}{SUFFIX}"
+    return f"{digest}-{precision}-{size}-{version}-torch{torch.__version__.partition('+')[0]}-{machine}{SUFFIX}"
 
 
 def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path) -> None:

@@ -19,10 +19,11 @@ from torch import Tensor
 from models.compiling import has_compiler, load_compiled, package_name
 from models.errors import CompileFailed
 from visionpipe.settings import Settings
-from workers.device import cpu_flags
+from workers.device import cpu_flags, is_fatal
 from workers.hosted import HostedModel
 from workers.runtime import Runtime
 from workers.threads import use_cores
+from workers.version import version
 
 logger = logging.getLogger("visionpipe.compiler")
 
@@ -108,7 +109,8 @@ class Compiler:
         use_cores(1)
         shape = input_shape(self._hosted)
         assert shape is not None
-        name = package_name(self._hosted.entry.digest, self._hosted.device.precision, shape, frozenset(cpu_flags()))
+        digest, precision = self._hosted.entry.digest, self._hosted.device.precision
+        name = package_name(digest, precision, shape, frozenset(cpu_flags()), version=version())
         try:
             folder = self._settings.data_dir.expanduser() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +167,10 @@ class Compiler:
     def _swap(self, compiled: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> None:
         try:
             faithful = self._runtimes[TASK].agrees_with(compiled)
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            # Anything else would end the device thread, and every worker after it with the same package.
             logger.warning("the compiled %s cannot be run: %s", self._hosted.card.name, error)
             faithful = False
         if faithful:

@@ -143,6 +143,17 @@ def test_compiled_code_that_answers_otherwise_is_not_used(
 
 
 @needs_compiler
+def test_compiled_code_that_fails_leaves_the_worker_alive_and_eager(
+    models: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler_module, "load_compiled", lambda _: lambda x: x)
+    beside = Beside(models, data_dir)
+    beside.compiler.start()
+    assert beside.settle(30).startswith("eager")
+    assert beside.compiled is None
+
+
+@needs_compiler
 def test_a_damaged_package_leaves_the_worker_eager(models: Path, data_dir: Path, tmp_path: Path) -> None:
     (package,) = (data_dir / "compiled").iterdir()
     (tmp_path / "compiled").mkdir()
