@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from models.errors import CompileFailed
 
 SUFFIX = ".pt2"
+UNPACKED_PREFIX = "aotinductor_"
+"""Beginning of the names of the temporary folders that torch unpacks packages into."""
 MAX_BATCH = 4096
 """Largest batch that a package serves; no card allows more."""
 EXAMPLE_BATCH = 4
@@ -74,11 +76,33 @@ def load_compiled(path: Path) -> Callable[[Tensor], Tensor]:
     """
     from torch._inductor import aoti_load_package
 
+    before = _mapped()
     try:
         loaded: Callable[[Tensor], Tensor] = aoti_load_package(str(path))
     except (RuntimeError, OSError) as error:
         raise CompileFailed(f"Expected a compiled model in {path}, got: {error}. Delete it.") from error
+    _forget_copies(_mapped() - before)
     return loaded
+
+
+def _mapped() -> set[Path]:
+    """List the files that are mapped into this process; none where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return set()
+    return {Path(words[5]) for line in maps.read_text().splitlines() if len(words := line.split(maxsplit=5)) == 6}
+
+
+def _forget_copies(files: set[Path]) -> None:
+    """Delete the folders that torch unpacked a package into: what is mapped stays, and a killed process would not.
+
+    Args:
+        files: Those that were mapped by loading it.
+    """
+    for file in files:
+        for folder in file.parents:
+            if folder.name.startswith(UNPACKED_PREFIX):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @torch.inference_mode()

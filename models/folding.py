@@ -64,7 +64,9 @@ def _fits(conv: nn.Module, norm: nn.Module) -> bool:
         and norm.track_running_stats
         and not norm.training
         # Hooks would see something else, or nothing.
-        and not (conv._forward_hooks or norm._forward_hooks or norm._forward_pre_hooks)
+        and not (conv._forward_hooks or norm._forward_hooks)
+        # Spectral normalisation, for one, sets the weights anew before each pass.
+        and not (conv._forward_pre_hooks or norm._forward_pre_hooks)
     )
 
 

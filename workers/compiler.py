@@ -7,6 +7,7 @@ been busy for that long: one that ends after a few images never pays for it. The
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from torch import Tensor
 from models.compiling import has_compiler, load_compiled, package_name
 from models.errors import CompileFailed
 from visionpipe.settings import Settings
+from visionpipe.tether import tethered
 from workers.device import cpu_flags, is_fatal
 from workers.hosted import HostedModel
 from workers.runtime import Runtime
@@ -32,6 +34,8 @@ TASK = "classification"
 EARNED_S = 20.0
 """How long the device must have computed before compiling is worth its while."""
 LOOK_S = 1.0
+END_S = 10.0
+"""How long a compiler that is given up may take to clear away."""
 COMPILE_S = 900.0
 """A compiler that takes longer than this is given up."""
 
@@ -138,15 +142,29 @@ class Compiler:
             sys.executable, "-P", "-m", "workers.compile_child", entry.target, str(path), *models,
             "--precision", self._hosted.device.precision, "--shape", *map(str, shape),
         ]  # fmt: skip
+        # Tied to this thread, which lives as long as the process: no worker that is killed leaves a compiler behind.
+        words = tethered(words, signal.SIGTERM)
         self._child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if self._closing.is_set():
+            self._child.terminate()
         try:
             _, said = self._child.communicate(timeout=COMPILE_S)
         except subprocess.TimeoutExpired:
-            self._child.kill()
+            self._end_child()
             raise CompileFailed(f"The compiler took longer than {COMPILE_S:.0f} s.") from None
         if self._child.returncode != 0 or not path.exists():
             raise CompileFailed(said.strip().splitlines()[-1] if said.strip() else "The compiler ended without a word.")
         logger.info("compiled %s in %.0f s", entry.target, time.monotonic() - started)
+
+    def _end_child(self) -> None:
+        """Let the child clear away what is half made; it is killed if it does not."""
+        assert self._child is not None
+        self._child.terminate()
+        try:
+            self._child.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
 
     def _swap_in(self, path: Path, shape: tuple[int, int, int]) -> None:
         compiled = load_compiled(path)

@@ -80,3 +80,12 @@ def test_what_cannot_be_folded_is_left_alone(network):
 def test_a_network_in_training_keeps_its_batch_norms():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
     assert not fold_batch_norms(network)
+
+
+def test_a_convolution_that_gets_its_weights_anew_before_each_pass_is_left_alone():
+    conv = nn.utils.spectral_norm(nn.Conv2d(3, 4, 3))
+    network = trained(nn.Sequential(conv, nn.BatchNorm2d(4)))
+    x_NCHW = torch.ones(1, 3, 8, 8)
+    before = network(x_NCHW)
+    assert not fold_batch_norms(network)
+    torch.testing.assert_close(network(x_NCHW), before, atol=0, rtol=0)

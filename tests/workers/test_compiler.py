@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.catalog import Catalog
-from models.compiling import has_compiler
+from models.compiling import has_compiler, load_compiled
 from visionpipe.settings import Settings
 from workers import compiler as compiler_module
 from workers.classification import ClassificationRuntime
@@ -94,6 +95,13 @@ class Beside:
         return self.hosted.answering._compiled.get((3, 32, 32))
 
 
+def wait_until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
+    until = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("models"))
@@ -151,6 +159,31 @@ def test_compiled_code_that_fails_leaves_the_worker_alive_and_eager(
     beside.compiler.start()
     assert beside.settle(30).startswith("eager")
     assert beside.compiled is None
+
+
+@needs_compiler
+def test_loading_leaves_no_unpacked_copy_behind(data_dir: Path) -> None:
+    (package,) = (data_dir / "compiled").iterdir()
+    copies = lambda: set(Path(tempfile.gettempdir()).glob("aotinductor_*"))  # noqa: E731
+    before = copies()
+    compiled = load_compiled(package)
+    assert copies() <= before
+    x_NCHW = torch.zeros(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    assert compiled(x_NCHW).shape == (2, 5)
+    del compiled
+
+
+@needs_compiler
+def test_a_compiler_ends_with_the_thread_that_wants_it(models: Path, tmp_path: Path) -> None:
+    beside = Beside(models, tmp_path, compile="now")
+    beside.compiler.start()
+    wait_until(lambda: beside.compiler._child is not None)
+    beside.compiler.close()
+    assert beside.settle(30).startswith("eager")
+    child = beside.compiler._child
+    assert child is not None
+    assert child.poll() is not None
+    assert list((tmp_path / "compiled").iterdir()) == []
 
 
 @needs_compiler
