@@ -25,7 +25,7 @@ def test_other_words_are_refused_before_anything_is_started(
 ) -> None:
     with pytest.raises(InvalidRequestError, match="0-15"):
         parse_channels(words)
-    monkeypatch.setattr("visionpipe.cli.features.ensure_stack", None)
+    monkeypatch.setattr("visionpipe.cli.features.folder_stack", None)
     app = typer.Typer()
     register(app)
     asked = [str(tmp_path), "-o", str(tmp_path / "out"), "-m", "vgg-digits", f"--channels={words or ' '}"]
