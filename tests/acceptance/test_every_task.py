@@ -36,6 +36,8 @@ WORK_S = 6.0
 """How long the jobs that are cancelled or expire would take, by a measure that is no more than a guess."""
 DEADLINE_S = 0.5
 """When they expire, long work later: it has something to hand over only after its first step."""
+TIMES = (1, 3, 9)
+"""A job that was done before it could be stopped is submitted again, larger."""
 
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -62,9 +64,9 @@ class Service:
             return int(case.endless_has_image)
         return int(min(4000, max(8, self.rates[str(case)] * WORK_S)))
 
-    def submit(self, case: Case, **how: Any) -> Any:
-        """Submit work that lasts."""
-        pictures = [self.pictures[index % len(self.pictures)] for index in range(self.number(case))]
+    def submit(self, case: Case, *, times: int = 1, **how: Any) -> Any:
+        """Submit work that lasts, ``times`` as much of it where the measured rate was that of a cold worker."""
+        pictures = [self.pictures[index % len(self.pictures)] for index in range(times * self.number(case))]
         options = self.options(case, endless=True)
         return self.client.submit(case.task, pictures, model=case.model, options=options, **how)
 
@@ -135,12 +137,15 @@ def test_the_same_image_alone_and_in_company_gets_the_same_answer(service: Servi
 
 @by_case
 def test_a_cancelled_job_keeps_what_was_finished(service: Service, case: Case) -> None:
-    job = service.submit(case)
-    wait_until_running(job)
-    if case.endless:
-        wait_for_a_step(job)
-    job.cancel()
-    envelope = job.wait(60)
+    for times in TIMES:
+        job = service.submit(case, times=times)
+        wait_until_running(job)
+        if case.endless:
+            wait_for_a_step(job)
+        job.cancel()
+        envelope = job.wait(60)
+        if case.endless or envelope.state is not JobState.DONE:
+            break
     # A job whose every item has an outcome is done, also where that is the best of a painting that was stopped.
     assert envelope.state is (JobState.DONE if case.endless else JobState.CANCELLED)
     check_stopped(case, envelope, "cancelled")
@@ -148,8 +153,11 @@ def test_a_cancelled_job_keeps_what_was_finished(service: Service, case: Case) -
 
 @by_case
 def test_a_deadline_ends_a_job_with_what_was_finished(service: Service, case: Case) -> None:
-    job = service.submit(case, deadline_s=10 * DEADLINE_S if case.endless else DEADLINE_S)
-    envelope = job.wait(60)
+    deadline_s = 10 * DEADLINE_S if case.endless else DEADLINE_S
+    for times in TIMES:
+        envelope = service.submit(case, times=times, deadline_s=deadline_s).wait(60)
+        if case.endless or envelope.state is not JobState.DONE:
+            break
     assert envelope.state is (JobState.DONE if case.endless else JobState.EXPIRED)
     check_stopped(case, envelope, "deadline")
 
