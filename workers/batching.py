@@ -70,6 +70,8 @@ class Batcher:
     _long_values: int = 0
     busy_s: float = 0.0
     """How long the device has computed micro-batches."""
+    long_s: float = 0.0
+    """How long it has made steps of long work."""
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
     _suspects: deque[Work] = field(default_factory=deque)
     _long: LongQueue = field(default_factory=LongQueue)
@@ -265,7 +267,9 @@ class Batcher:
             self.hooks.dropped(long.work)
             return
         long.warned = job.dropped
+        started = time.monotonic()
         told = next_step(long)
+        self.long_s += time.monotonic() - started
         if isinstance(told, Progress):
             with self._lock:
                 self._long.again(long)

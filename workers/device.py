@@ -137,6 +137,11 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def device_memory(device: torch.device) -> int:
+    """The most memory that this process has reserved on a GPU, in bytes; 0 on a CPU."""
+    return int(torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else 0
+
+
 def finish_threads() -> int:
     """How many threads of each lane encode and keep what the device has left to them."""
     return max(1, min(4, (os.cpu_count() or 1) // 2))

@@ -33,7 +33,7 @@ from visionpipe.settings import Settings
 from visionpipe.store import open_store
 from workers.batching import HANG_EXIT
 from workers.compiler import Compiler, why_eager
-from workers.device import keep_freed_memory
+from workers.device import device_memory, keep_freed_memory
 from workers.engine import Engine, Parts
 from workers.hosted import HostedModel
 from workers.keeper import Keeper
@@ -41,6 +41,8 @@ from workers.metrics import Metrics, serve_http
 from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
 from workers.threads import vital
+from workers.tickets import TicketConnection
+from workers.usage import UsageMeter
 from workers.version import version
 from workers.warmup import expected_rate, keep_fp32_unless_slower, warm_up
 from workers.window import LaneOrder, Window
@@ -102,6 +104,12 @@ class Host:
             held=self._engine.held,
             window=self._window,
             metrics=self._metrics,
+            usage=UsageMeter(
+                self._hosted.info.device,
+                images=lambda: self._window.done_items,
+                device_s=lambda: self._engine.batcher.busy_s + self._engine.batcher.long_s,
+            ).read,
+            device_memory=lambda: device_memory(self._hosted.device.torch_device),
         )
         self._compiler = Compiler(
             self._hosted,
@@ -184,6 +192,7 @@ class Host:
 
     def _make_app(self) -> Celery:
         app = make_app(self._options.redis_url, queue_order_strategy=lambda: self._order)
+        app.amqp.Connection = TicketConnection
         info = self._hosted.info
         targets = (info.name, f"{info.name}@{info.digest}")
         names = [keys.lane_list(target, lane) for target in targets for lane in self._options.lanes]

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from visionpipe.errors import ServiceError
 from visionpipe.queue import calls, keys, run
 from visionpipe.schemas.images import BlobImage
-from visionpipe.schemas.jobs import JobState, WorkerRecord
+from visionpipe.schemas.jobs import JobState, Usage, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import Store
 from workers.metrics import Metrics
@@ -43,6 +43,8 @@ class Keeper:
         held: Gives the jobs that this worker holds.
         window: For rate and counts.
         metrics: Where lost jobs are counted.
+        usage: Tells what the worker has used so far.
+        device_memory: Tells the most memory of a GPU that it has reserved, in bytes.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Keeper:
         held: Callable[[], list[HeldJob]],
         window: Window,
         metrics: Metrics,
+        usage: Callable[[], Usage | None] = lambda: None,
+        device_memory: Callable[[], int] = lambda: 0,
     ) -> None:
         self._redis = redis
         self._record = record
@@ -63,6 +67,9 @@ class Keeper:
         self._held = held
         self._window = window
         self._metrics = metrics
+        self._usage = usage
+        self._device_memory = device_memory
+        self._told_items = 0
         self._process = psutil.Process()
         self._serving = threading.Event()
         self._closing = threading.Event()
@@ -118,6 +125,9 @@ class Keeper:
                     self._announce()
                     renew_at = now + self._settings.renew_s
                     self.beat_at = now
+                elif self._window.done_items != self._told_items:
+                    # Whoever sizes chunks, or says what holds a short run back, needs to know how it goes.
+                    self._announce()
                 if now >= sweep_at:
                     self._sweep()
                     sweep_at = now + self._settings.sweep_s
@@ -161,11 +171,14 @@ class Keeper:
                 job.stopped = job.stopped or _STOPS[answer]
 
     def _announce(self) -> None:
+        self._told_items = self._window.done_items
         told = {
             "rate": self._window.rate,
             "held_items": self._window.held,
             "done_items": self._window.done_items,
             "rss_bytes": self._process.memory_info().rss,
+            "device_memory_bytes": self._device_memory(),
+            "usage": self._usage(),
         }
         with self._announcing:
             if self._serving.is_set():

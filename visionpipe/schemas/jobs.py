@@ -184,6 +184,32 @@ class JobRecord(Schema):
     """Why it failed, was cancelled or expired."""
 
 
+class Usage(Schema):
+    """What a worker has used since it started, in seconds of one core; only differences of two of them tell something.
+
+    Kept by the system for every thread, so that it costs the images nothing.
+    """
+
+    host: str
+    """The machine's name."""
+    device: str
+    """For example ``cpu`` or ``cuda:0``."""
+    cores: float = Field(gt=0)
+    """Cores that the worker may use, which it may have to share."""
+    images: int = Field(ge=0)
+    """Images that got an outcome."""
+    decode_s: float = Field(ge=0)
+    """Fetching, decoding and preprocessing."""
+    forward_s: float = Field(ge=0)
+    """Micro-batches: the device thread, and torch's own threads."""
+    postprocess_s: float = Field(ge=0)
+    """What is left once images have left the device: measuring, encoding, keeping."""
+    other_s: float = Field(ge=0)
+    """All else: claims, outcomes, leases, collecting garbage."""
+    device_s: float = Field(ge=0)
+    """For how long the device computed, by the clock."""
+
+
 class WorkerRecord(Schema):
     """What a worker announces every few seconds."""
 
@@ -217,6 +243,10 @@ class WorkerRecord(Schema):
     """Items finished since it started."""
     rss_bytes: int = 0
     """Resident memory."""
+    device_memory_bytes: int = 0
+    """Most memory of a GPU that it has reserved so far; 0 on a CPU."""
+    usage: Usage | None = None
+    """What it has used so far; absent where the system does not tell."""
     version: str
     """VisionPipe's version."""
     started_at: float

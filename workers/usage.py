@@ -1,0 +1,97 @@
+"""What a worker's threads have used of the machine's cores, as the system counts it anyway."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from visionpipe.schemas.jobs import Usage
+
+TASKS = Path("/proc/self/task")
+"""A folder for each thread of this process."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""How much of the cores a container may use: microseconds of each period, or ``max``."""
+NS = 1e9
+
+
+class UsageMeter:
+    """Adds up the time on a core of each kind of thread; call ``read`` from one thread only.
+
+    Args:
+        device: Of the worker.
+        images: Tells how many images got an outcome.
+        device_s: Tells for how long the device computed.
+    """
+
+    def __init__(self, device: str, *, images: Callable[[], int], device_s: Callable[[], float]) -> None:
+        self._device = device
+        self._images = images
+        self._device_s = device_s
+        self._cores = usable_cores()
+        self._seen: dict[int, tuple[str, int]] = {}
+        self._ended: Counter[str] = Counter()
+
+    def read(self) -> Usage | None:
+        """Give what was used since the process began; ``None`` where the system does not tell."""
+        try:
+            now = _times_ns()
+        except (OSError, ValueError, IndexError):
+            return None
+        kinds = {thread.native_id: kind_of(thread.name) for thread in threading.enumerate()}
+        self._bury(now)
+        # What Python does not know are torch's teams, which compute.
+        self._seen = {tid: (kinds.get(tid, "forward"), spent) for tid, spent in now.items()}
+        total = self._ended.copy()
+        for kind, spent in self._seen.values():
+            total[kind] += spent
+        return Usage(
+            host=platform.node(),
+            device=self._device,
+            cores=self._cores,
+            images=self._images(),
+            decode_s=total["decode"] / NS,
+            forward_s=total["forward"] / NS,
+            postprocess_s=total["postprocess"] / NS,
+            other_s=total["other"] / NS,
+            device_s=self._device_s(),
+        )
+
+    def _bury(self, now: dict[int, int]) -> None:
+        """Keep what threads used that have ended since; the system may have given their numbers to others."""
+        for tid, (kind, spent) in self._seen.items():
+            if now.get(tid, -1) < spent:
+                self._ended[kind] += spent
+
+
+def kind_of(name: str) -> str:
+    """Say what a thread of a worker does, by its name."""
+    for start, kind in (("decode", "decode"), ("device", "forward"), ("finish", "postprocess")):
+        if name.startswith(start):
+            return kind
+    return "other"
+
+
+def usable_cores() -> float:
+    """How many cores this process may use: those it is bound to, or less in a container with a quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text().split()
+        return min(float(bound), int(quota) / int(period))
+    except (OSError, ValueError):
+        return float(bound)
+
+
+def _times_ns() -> dict[int, int]:
+    times = {}
+    for folder in TASKS.iterdir():
+        try:
+            times[int(folder.name)] = int((folder / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            if not folder.exists():
+                continue  # It ended just now.
+            raise
+    return times
