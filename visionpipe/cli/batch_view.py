@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from visionpipe.cli.output import rate, share_of_ceiling
 from visionpipe.runs import RunProgress, RunReport, Stage
 from visionpipe.runs.progress import OnProgress
 from visionpipe.runs.report import Failure, Summary
@@ -132,7 +133,9 @@ def _numbers(report: RunReport) -> Table:
     table = Table.grid(padding=(0, 2))
     adds = f"{report.done:,} done + {report.failed:,} failed + {report.skipped:,} skipped"
     table.add_row("found", f"[bold]{report.found:,}[/] = {adds}" + (f" + {report.open:,} open" if report.open else ""))
-    table.add_row("speed", f"[bold]{report.images_per_s:,.0f}[/] images/s, {report.worked_s:,.1f} s of work")
+    table.add_row("speed", f"[bold]{rate(report.images_per_s)}[/] images/s, {report.worked_s:,.1f} s of work")
+    if report.ceiling is not None:
+        table.add_row("", share_of_ceiling(report.ceiling))
     if report.stage_ms:
         work = ("fetch", "decode", "preprocess", "forward", "postprocess")
         stages = " · ".join(f"{name} {report.stage_ms.get(name, 0):.2f}" for name in work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionpipe.errors import VisionPipeError
+
+if TYPE_CHECKING:
+    from visionpipe.runs.ceiling import Bound, Ceiling
+
+_BOUNDS: dict[Bound, str] = {
+    "forward": "forward-bound",
+    "decode": "decode-bound",
+    "postprocess": "bound by postprocessing",
+    "service": "held back by bookkeeping: claims, results, outcomes",
+    "waiting": "held back outside the workers",
+}
 
 
 def out() -> Console:
@@ -81,6 +92,17 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def rate(per_s: float) -> str:
+    """Write images a second in three digits or more."""
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+
+
+def share_of_ceiling(ceiling: Ceiling) -> str:
+    """Hold a rate against what the machines could do, in one line."""
+    whose = "this machine's" if ceiling.machines == 1 else f"these {ceiling.machines} machines'"
+    return f"{ceiling.share:.0%} of {whose} ceiling ({rate(ceiling.images_per_s)} images/s), {_BOUNDS[ceiling.bound]}"
 
 
 def count(number: int, thing: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
 from visionpipe.media import MediaRoots
 from visionpipe.runs.artifacts import Artifacts
+from visionpipe.runs.ceiling import Watch, write_spent
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.names import real_path
 from visionpipe.runs.outcomes import outcomes
@@ -74,6 +75,7 @@ class Loop:
     _looked_s: float = field(default=float("-inf"), init=False)
     _speed: Speed = field(default_factory=Speed, init=False)
     _interrupted: bool = field(default=False, init=False)
+    _watch: Watch = field(default_factory=Watch, init=False)
 
     def __post_init__(self) -> None:
         self.counts = self.ledger.counts()
@@ -106,10 +108,14 @@ class Loop:
                     task.result()
                 await self._look()
                 self._say(Stage.WORK)
+            self._looked_s = float("-inf")
+            await self._look()
         except asyncio.CancelledError:
             await self._wind_down()
             raise
         finally:
+            if spent := self._watch.spent():
+                self.ledger.note("spent", write_spent(spent))
             for task in self._flying:
                 task.cancel()
             await asyncio.gather(*self._flying, return_exceptions=True)
@@ -236,6 +242,7 @@ class Loop:
         workers = await self.patiently(self.client.workers)
         self._workers = [worker for worker in workers if worker.model == name and worker.digest == digest]
         self.sizer.observe(self._workers)
+        self._watch.observe(self._workers)
 
     def _shared(self) -> frozenset[str]:
         """Media roots that every live worker of the model mounts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from visionpipe.runs.beside import Beside, Finder
+from visionpipe.runs.ceiling import ceiling_of, read_spent
 from visionpipe.runs.columns import Columns, columns, named_scores
 from visionpipe.runs.gallery import Gallery
 from visionpipe.runs.labels import Comparison, Labels
@@ -124,6 +125,7 @@ def _cells(row: Row, result: dict[str, Any] | None, layout: Columns, beside: Bes
 
 def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison: Comparison) -> RunReport:
     worked_s, settled = ledger.work()
+    images_per_s = round(settled / worked_s, 2) if worked_s > 0 else 0.0
     states = tally.states
     return RunReport(
         run=ledger.facts()["run"],
@@ -139,7 +141,8 @@ def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison
         failures=tally.most_frequent_failures(),
         skips=dict(sorted(tally.skips.items())),
         worked_s=round(worked_s, 3),
-        images_per_s=round(settled / worked_s, 2) if worked_s > 0 else 0.0,
+        images_per_s=images_per_s,
+        ceiling=ceiling_of(read_spent(ledger.facts().get("spent")), images_per_s),
         stage_ms=tally.stage_ms(),
         slowest=tally.slowest(),
         models=[ModelInfo.model_validate_json(model) for model in ledger.models()],

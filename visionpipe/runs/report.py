@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from visionpipe.runs.ceiling import Ceiling
 from visionpipe.runs.names import as_text
 from visionpipe.runs.rows import InputState, Row
 from visionpipe.schemas.base import Schema
@@ -121,6 +122,8 @@ class RunReport(Schema):
     """Seconds of work in all sittings, without scanning and writing."""
     images_per_s: float = Field(ge=0)
     """Outcomes a second of that."""
+    ceiling: Ceiling | None = None
+    """That rate held against what the machines could do at best; absent where the workers told too little."""
     stage_ms: dict[str, float] = Field(default_factory=dict)
     """Mean milliseconds an image spent in each stage; forward and postprocess are shared by their batch."""
     slowest: list[SlowInput] = Field(default_factory=list)
