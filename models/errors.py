@@ -12,6 +12,7 @@ ModelError
 │   ├── InvalidDataset          invalid_dataset
 │   └── ModelExists             model_exists
 ├── UnsupportedOption       invalid_request
+│   └── NoSuchDevice            invalid_settings
 └── InvalidImage            invalid_image
     ├── UnsupportedImage        unsupported_image
     └── ImageTooLarge           image_too_large
@@ -100,6 +101,12 @@ class UnsupportedOption(ModelError):
     """This network cannot do what an option asks; the message says which can."""
 
     code = "invalid_request"
+
+
+class NoSuchDevice(UnsupportedOption):
+    """This machine has no such device, or none of that kind is computed on."""
+
+    code = "invalid_settings"
 
 
 class InvalidImage(ModelError):

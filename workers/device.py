@@ -31,31 +31,6 @@ class Device:
         return PRECISIONS[self.precision]
 
 
-def pick_device(wanted: str) -> torch.device:
-    """Choose a device.
-
-    Args:
-        wanted: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        SettingsError: There is no such device here.
-    """
-    if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise SettingsError(f"Expected a device such as auto, cpu or cuda:0, got {wanted!r}.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(
-            f"Expected {wanted!r} to exist, but this machine shows {torch.cuda.device_count()} CUDA devices. "
-            "Check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu."
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"Expected a cpu or cuda device, got {wanted!r}.")
-    return device
-
-
 def native_precisions(device: torch.device) -> list[str]:
     """The reduced precisions that the hardware computes in natively, best first."""
     if device.type == "cuda":

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from models.catalog import Entry
 from models.classifier import Classifier
 from models.compiling import MAX_BATCH
+from models.devices import pick_device
 from models.folding import fold_batch_norms
 from models.loading import hooks, load
 from visionpipe.schemas.jobs import ModelInfo
-from workers.device import Device, pick_device, pick_precision
+from workers.device import Device, pick_precision
 
 
 class Answering(nn.Module):

@@ -87,9 +87,9 @@ def _work(
         counted = profile(entry, shape)
     if not measure:
         return counted, None
-    from models.accounting.device import pick_device
     from models.accounting.timing import assign
     from models.accounting.timing import measure as measure_model
+    from models.devices import pick_device
 
     with console_err().status(f"Timing {entry.name} ..."):
         where = pick_device(device)

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 
-from models.errors import UnsupportedOption
-
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Names of the arithmetics that are measured."""
 PRODUCT_SIDES = (1024, 2048)
@@ -49,26 +47,6 @@ class Roofline:
     def attainable_s(self, multiply_adds: float, num_bytes: float) -> float:
         """Give the shortest time in which work can be done: the longer one of computing and moving."""
         return max(multiply_adds / self.multiply_adds_per_s, num_bytes / self.bytes_per_s)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """Choose a device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        UnsupportedOption: There is no such device here.
-    """
-    if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UnsupportedOption(f"Expected a device such as auto, cpu or cuda:0, got {wanted!r}.") from error
-    is_missing = device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    )
-    if is_missing or device.type not in ("cpu", "cuda"):
-        raise UnsupportedOption(f"Expected a device of this machine (auto, cpu, cuda:N), got {wanted!r}.")
-    return device
 
 
 def device_name(device: torch.device) -> str:

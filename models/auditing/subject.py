@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.accounting.device import pick_device
 from models.attribution import Question
 from models.catalog import Entry
 from models.classifier import Classifier
+from models.devices import pick_device
 from models.errors import UnsupportedOption
 from models.loading import hooks, load
 from models.preprocess import Preprocess, bounds

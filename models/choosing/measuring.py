@@ -82,8 +82,9 @@ def with_latencies(
     Returns:
         The same, with latencies; a network that cannot be timed says so in ``fault``.
     """
-    from models.accounting.device import device_name, pick_device
+    from models.accounting.device import device_name
     from models.accounting.timing import measure as measure_model
+    from models.devices import pick_device
 
     device = pick_device(circumstances.device)
     known = {one.key: one.latency_ms for one in kept.all()}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from models import weights
 from models.cards import Hooks as CardHooks
 from models.catalog import Entry
-from models.errors import RetrainFailed
+from models.devices import pick_device
+from models.errors import NoSuchDevice, RetrainFailed
 from models.features import INPUT, Features
 from models.heads import fill_head, find_head, replace_head
 from models.loading import Hooks, hooks, load
@@ -137,8 +138,7 @@ def _without_auxiliary_head(network: nn.Module) -> nn.Module:
 
 def _device(wanted: str) -> torch.device:
     try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RetrainFailed(f"Expected a device such as auto, cpu or cuda:0 that is here, got {wanted!r}.") from error
+        device = pick_device(wanted)
+    except NoSuchDevice as error:
+        raise RetrainFailed(error.message) from error
     return device

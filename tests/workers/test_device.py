@@ -16,16 +16,6 @@ from workers.threads import use_cores
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("wanted", ["gpu", "cuda:99", "meta", ""])
-def test_a_device_that_is_not_here_is_refused_with_a_way_out(wanted: str) -> None:
-    with pytest.raises(SettingsError, match=r"Expected .*(cpu|auto)"):
-        device.pick_device(wanted)
-
-
-def test_auto_takes_what_there_is() -> None:
-    assert device.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def test_a_reduced_precision_must_be_native_and_faithful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "cpu_flags", lambda: {"amx_bf16"})
     assert device.pick_precision("auto", CPU, lambda name: name == "bf16") == "bf16"

@@ -202,7 +202,7 @@ def test_a_bulk_worker_takes_bulk_alone_and_a_second_signal_hands_back_at_once(s
         (["no-such-model"], "unknown_model: No model is called 'no-such-model'"),
         (["gone"], "weights.safetensors"),
         (["slow@000000000000"], "not as slow@000000000000"),
-        (["slow", "--device", "cuda:77"], "invalid_settings: Expected 'cuda:77' to exist"),
+        (["slow", "--device", "cuda:77"], "invalid_settings: Expected a device of this machine (auto, cpu, cuda:N), got 'cuda:77'"),
         (["slow", "--lanes", "fast"], "Expected lanes out of interactive, bulk"),
         (["slow", "--media-root", "x"], "NAME=FOLDER"),
     ],
