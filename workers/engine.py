@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from visionpipe.errors import QueueUnavailableError, ServiceError, UnsupportedTaskError, VisionPipeError
+from visionpipe.errors import InvalidRequestError, QueueUnavailableError, ServiceError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
@@ -104,6 +104,8 @@ class Engine:
             try:
                 request = parse_request(claim.request)
                 self._check(request)
+                if claim.finished.issuperset(range(request.num_items)):
+                    raise InvalidRequestError("Expected as many images in the request as the job has items, got fewer.")
             except VisionPipeError as error:
                 failed = calls.commit(job_id, claim.token, [], final=JobState.FAILED, error=describe(error))
                 persist(lambda: run(self._redis, failed), give_up_s=CLAIM_TRY_S)

@@ -187,7 +187,7 @@ class Keeper:
     def _sweep(self) -> None:
         swept = run(self._redis, calls.sweep(self._settings))
         if any(swept):
-            logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten", *swept)
+            logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten, %d broken records", *swept)
 
     def _clean(self) -> None:
         """Keep an external store: apart from the leases, since it may be slow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +49,8 @@ __all__ = [
     "touch",
     "workers",
 ]
+
+logger = logging.getLogger("visionpipe.queue")
 
 RESERVED_IDS = {str(lane) for lane in Lane}
 """As an id or a model's name these would make two different keys of one name, such as ``vp:job:bulk``."""
@@ -155,6 +158,8 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
     """Take a queued job; none when it is not queued any more."""
 
     def parse(answer: list[Any]) -> Claim | None:
+        if answer[0] == b"broken":
+            logger.warning("the record of job %s is damaged or none of ours; its ticket was dropped", job)
         if answer[0] != b"claimed":
             return None
         _, request, lane, attempts, waited, left, finished = answer
@@ -166,7 +171,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             attempts,
             float(waited),
             float(left) if left else None,
-            frozenset(int(index) for index in finished),
+            frozenset(int(index) for index in finished if index.isdigit()),
         )
 
     return Call(script("claim"), (job, worker, token, _ms(settings.lease_s), model.model_dump_json()), parse)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from visionpipe.errors import QueueUnavailableError
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
+
+logger = logging.getLogger("visionpipe.queue")
 
 FIELDS = (
     *("task", "model", "lane", "state", "total", "finished", "attempts", "submitted_at", "started_at", "ended_at"),
@@ -62,6 +66,8 @@ class Swept(NamedTuple):
     """Jobs whose deadline had passed."""
     reticketed: int
     """Lost tickets written again."""
+    broken: int = 0
+    """Records and lists that are none of ours, set aside."""
 
 
 class QueueStatus(Schema):
@@ -103,7 +109,7 @@ class Accounts(Schema):
 
 def pairs(flat: list[bytes]) -> dict[str, bytes]:
     """Read Redis' flat field-value list."""
-    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+    return {flat[i].decode(errors="replace"): flat[i + 1] for i in range(0, len(flat), 2)}
 
 
 def _fields(values: list[bytes | None]) -> dict[str, bytes]:
@@ -111,10 +117,23 @@ def _fields(values: list[bytes | None]) -> dict[str, bytes]:
 
 
 def job_record(job: str, values: list[bytes | None]) -> JobRecord | None:
-    """Read a job's ``FIELDS``; without a state there is no such job."""
+    """Read a job's ``FIELDS``; without a state there is no such job.
+
+    Raises:
+        QueueUnavailableError: The record is damaged.
+    """
     field = _fields(values)
     if "state" not in field:
         return None
+    try:
+        return _job_record(job, field)
+    except (ValueError, LookupError) as error:
+        raise QueueUnavailableError(
+            f"Expected a whole record of job {job!r}, got one that somebody else wrote or damaged: {error!r:.200}."
+        ) from error
+
+
+def _job_record(job: str, field: dict[str, bytes]) -> JobRecord:
 
     def seconds(name: str) -> float | None:
         return float(field[name]) / 1000 if name in field else None
@@ -157,6 +176,11 @@ def worker_records(answer: list[bytes]) -> list[WorkerRecord]:
     """Read the answer of ``workers.lua``; the beat is written by Redis' clock."""
     found = []
     for i in range(0, len(answer), 2):
-        told: dict[str, Any] = json.loads(answer[i])
-        found.append(WorkerRecord.model_validate_json(json.dumps({**told, "beat_at": float(answer[i + 1]) / 1000})))
+        try:
+            told: dict[str, Any] = json.loads(answer[i])
+            beat_at = float(answer[i + 1]) / 1000
+            found.append(WorkerRecord.model_validate_json(json.dumps({**told, "beat_at": beat_at})))
+        except (ValueError, TypeError) as error:
+            # One that a stranger wrote must not hide the others.
+            logger.warning("an announcement that cannot be read was passed over: %.200s", error)
     return sorted(found, key=lambda record: (record.model, record.worker))

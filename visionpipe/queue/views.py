@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from visionpipe.queue import records
@@ -43,7 +45,9 @@ def queues() -> Call[list[QueueStatus]]:
     def parse(answer: list[list[Any]]) -> list[QueueStatus]:
         found = []
         for name, jobs, items, running, oldest in answer:
-            target, _, lane = name.decode().rpartition(":")
+            target, _, lane = name.decode(errors="replace").rpartition(":")
+            if lane not in list(Lane):
+                continue
             waited = float(oldest) / 1000 if oldest else None
             found.append(
                 QueueStatus(
@@ -60,12 +64,19 @@ def queues() -> Call[list[QueueStatus]]:
     return Call(script("queues"), (), parse)
 
 
+def _counts(flat: list[bytes]) -> Iterator[tuple[str, bytes]]:
+    """The counters of an account, without what a stranger may have written among them."""
+    for name, number in records.pairs(flat).items():
+        if name in Accounts.model_fields and re.fullmatch(rb"-?\d{1,18}", number):
+            yield name, number
+
+
 def accounts() -> Call[dict[str, Accounts]]:
     """Read, per model, how many items were submitted and how they ended."""
 
     def parse(answer: list[list[Any]]) -> dict[str, Accounts]:
         return {
-            model.decode(): Accounts(**{name: int(n) for name, n in records.pairs(flat).items()})
+            model.decode(errors="replace"): Accounts(**{name: int(n) for name, n in _counts(flat)})
             for model, flat in sorted(answer)
         }
 

@@ -24,7 +24,7 @@ def sweep(queue):
 def test_an_expired_lease_queues_the_job_again_at_the_front(queue, brief):
     held, waiting = queue.held(2, lease=brief), queue.submit()
     queue.redis.rpop(keys.lane_list("net", Lane.BULK))
-    assert sweep(queue) == (1, 0, 0)
+    assert sweep(queue) == (1, 0, 0, 0)
     record = queue.record(held.job)
     assert (record.state, record.attempts) == (JobState.QUEUED, 1)
     assert queue.tickets() == [held.job, waiting]

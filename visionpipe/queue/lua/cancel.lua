@@ -2,7 +2,7 @@
 local job, now = ARGV[1], now_ms()
 despite_full_memory()
 local record = load_job(job)
-if not record.state then return '' end
+if not record.state or record.state == 'broken' then return '' end
 if record.state == 'queued' then
   end_job(job, record, 'cancelled', error_json('cancelled', 'The job was cancelled before a worker took it.'), now)
   return 'cancelled'

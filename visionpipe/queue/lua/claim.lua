@@ -1,4 +1,6 @@
 -- ARGV: job, worker, token, lease_ms, model info (JSON). A repeated claim with the same token is the same claim.
+-- The longest honest one, of 4,096 long URLs with long names, takes half of it.
+local MOST_REQUEST = 2 ^ 25
 local job, worker, token = ARGV[1], ARGV[2], ARGV[3]
 local key, now = 'vp:job:' .. job, now_ms()
 despite_full_memory()
@@ -8,6 +10,12 @@ if record.state == 'queued' then
     end_job(job, record, 'expired', error_json('deadline_exceeded', 'The deadline passed before a worker was free.'), now)
     return {'expired'}
   end
+  if redis.call('HSTRLEN', key, 'request') > MOST_REQUEST then
+    end_job(job, record, 'failed', error_json('invalid_request', 'The request is too long to be read.'), now)
+    return {'failed'}
+  end
+  local items = redis.call('TYPE', 'vp:items:' .. job).ok
+  if items ~= 'hash' and items ~= 'none' then redis.call('UNLINK', 'vp:items:' .. job) end
   leave_queue(job, record)
   redis.call('HINCRBY', 'vp:running', lane_name(record.model, record.lane), remaining(record))
   redis.call('HSET', key, 'state', 'running', 'token', token, 'worker', worker, 'started_at', now, 'touched_at', 0,

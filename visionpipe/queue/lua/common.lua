@@ -19,10 +19,28 @@ end
 
 local function read(job, ...)
   local names = {...}
-  local values = redis.call('HMGET', 'vp:job:' .. job, unpack(names))
+  local values = redis.pcall('HMGET', 'vp:job:' .. job, unpack(names))
   local record = {}
-  for i, name in ipairs(names) do record[name] = values[i] end
+  for i, name in ipairs(names) do record[name] = not values.err and values[i] end
   return record
+end
+
+-- Whoever can write to Redis can write nonsense. One such record must neither stop the work on all the others nor keep
+-- the server in a loop without end.
+local MOST = {total = 1e5, finished = 1e5, blobs = 1e5, attempts = 1e9, submitted_at = 1e15, ttl_ms = 1e15}
+local function count(text, most)
+  local n = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
+  return n and n <= most and n
+end
+
+local function is_sound(record)
+  for name, most in pairs(MOST) do
+    if not count(record[name], most) then return false end
+  end
+  for _, name in ipairs({'deadline_at', 'mark'}) do
+    if record[name] and not count(record[name], 1e15) then return false end
+  end
+  return record.model and (record.lane == 'interactive' or record.lane == 'bulk')
 end
 
 local function remaining(record) return tonumber(record.total) - tonumber(record.finished) end
@@ -81,12 +99,16 @@ local function drop_blobs(job, record)
     redis.call('LTRIM', 'vp:gc', -100000, -1)
     return
   end
-  for i = 0, tonumber(record.blobs) - 1 do redis.call('UNLINK', 'vp:blob:' .. job .. ':' .. i) end
+  for i = 0, (count(record.blobs, MOST.blobs) or 0) - 1 do redis.call('UNLINK', 'vp:blob:' .. job .. ':' .. i) end
 end
 
 local RECORD = {'state', 'model', 'lane', 'total', 'finished', 'submitted_at', 'client', 'external', 'blobs',
                 'worker', 'token', 'ttl_ms', 'attempts', 'cancel', 'deadline_at', 'mark'}
-local function load_job(job) return read(job, unpack(RECORD)) end
+local function load_job(job)
+  local record = read(job, unpack(RECORD))
+  if record.state and not is_sound(record) then record.state = 'broken' end
+  return record
+end
 
 -- Every final transition passes here: pixels go, the account closes, the waiter wakes.
 local function end_job(job, record, state, err, now)

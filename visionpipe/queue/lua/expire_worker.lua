@@ -9,12 +9,14 @@ end
 redis.call('DEL', 'vp:holds:' .. worker, 'vp:ctl:' .. worker)
 local raw = redis.call('HGET', 'vp:workers', worker)
 if raw then
-  local told = cjson.decode(raw)
-  for _, lane in ipairs(told.lanes) do
-    for _, target in ipairs({told.model, told.model .. '@' .. told.digest}) do
-      redis.call('ZREM', 'vp:serving:' .. lane_name(target, lane), worker)
+  pcall(function()
+    local told = cjson.decode(raw)
+    for _, lane in ipairs(told.lanes) do
+      for _, target in ipairs({told.model, told.model .. '@' .. told.digest}) do
+        redis.call('ZREM', 'vp:serving:' .. lane_name(target, lane), worker)
+      end
     end
-  end
+  end)
 end
 redis.call('HDEL', 'vp:workers', worker)
 redis.call('HDEL', 'vp:beaten', worker)

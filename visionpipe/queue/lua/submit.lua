@@ -13,7 +13,7 @@ if known.state then
   if known.digest ~= digest then return refuse('conflict', known.state) end
   if known.state == 'queued' or known.state == 'running' then
     -- Pixels that expired while the job waited come back with whoever asks again.
-    for i = 0, math.min(blobs, tonumber(known.blobs)) - 1 do
+    for i = 0, math.min(blobs, count(known.blobs, MOST.blobs) or 0) - 1 do
       local blob = 'vp:blob:' .. job .. ':' .. i
       if redis.call('EXISTS', blob) == 0 and redis.call('EXISTS', stage .. i) == 1 then redis.call('RENAME', stage .. i, blob) end
     end
@@ -27,8 +27,8 @@ if depth > 0 and depth + total > tonumber(ARGV[11]) then
   local rate = 0
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'vp:serving:' .. name, now, '+inf')) do
     local raw = redis.call('HGET', 'vp:workers', worker)
-    local told = raw and cjson.decode(raw).rate
-    if type(told) == 'number' then rate = rate + told end
+    local readable, told = pcall(function() return cjson.decode(raw).rate end)
+    if readable and type(told) == 'number' then rate = rate + told end
   end
   return refuse('full', tostring(depth), tostring(rate))
 end

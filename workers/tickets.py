@@ -1,0 +1,114 @@
+"""Reads tickets off the lists, and takes nothing from them but the id of a job.
+
+Whoever can write to Redis can write anything into a list. Celery and kombu trust what they read: text that is no JSON
+ends the worker, a compressed body unpacks to gigabytes, headers delay, expire or chain. So a ticket is checked before
+they see it, and they are given a new one with the same job id.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+import uuid
+from typing import Any
+
+from kombu import Connection
+from kombu.transport import redis as transport
+from pydantic_core import from_json
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from visionpipe.queue import ticket_template
+from visionpipe.schemas.base import ID_PATTERN
+
+logger = logging.getLogger("visionpipe.tickets")
+
+MAX_BYTES = 16_384
+"""Ours take a tenth of it."""
+SHOWN = 80
+
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+def job_of(ticket: bytes) -> str:
+    """Read the job's id out of a ticket.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if len(ticket) > MAX_BYTES:
+        raise ValueError(f"it has {len(ticket)} bytes, more than {MAX_BYTES}")
+    try:
+        message = from_json(ticket)
+        body = message["body"]
+        if message["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        job = from_json(body)[0][0]
+    except _UNREADABLE as error:
+        raise ValueError("it is no message of ours") from error
+    if not isinstance(job, str) or re.fullmatch(ID_PATTERN, job) is None:
+        raise ValueError("it names no job")
+    return job
+
+
+def rewritten(ticket: bytes, queue: bytes) -> bytes:
+    """Write a ticket anew, for the same job.
+
+    Raises:
+        ValueError: It is none.
+    """
+    fresh = ticket_template().replace("__VP_JOB__", job_of(ticket))
+    return fresh.replace("__VP_QUEUE__", queue.decode()).replace("__VP_TAG__", uuid.uuid4().hex).encode()
+
+
+class _TicketClient(Redis):
+    """Gives kombu tickets alone; anything else is as if nothing had come."""
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        answer = super().parse_response(connection, command_name, **options)
+        if command_name != "BRPOP" or not answer:
+            return answer
+        queue, ticket = answer
+        try:
+            return queue, rewritten(ticket, queue)
+        except ValueError as error:
+            logger.warning("dropped from %s: %.*r is no ticket: %s", queue.decode(), SHOWN, ticket[:SHOWN], error)
+            return None
+
+
+class _QoS(transport.QoS):  # type: ignore[misc]
+    """Forgets messages in flight that cannot be put back, which kombu would try for ever."""
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (*_UNREADABLE, ResponseError) as error:
+            logger.warning("a message in flight was dropped: %.80r: %.80s", tag, error)
+            self._remove_from_indices(tag).execute()
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        try:
+            super().restore_visible(*args, **options)
+        except RedisError as error:
+            logger.warning("messages in flight were not looked through: %s", error)
+
+
+class _Channel(transport.Channel):  # type: ignore[misc]
+    QoS = _QoS
+
+    def _get_client(self) -> Any:
+        super()._get_client()
+        return _TicketClient
+
+
+class _Transport(transport.Transport):  # type: ignore[misc]
+    Channel = _Channel
+
+
+class TicketConnection(Connection):  # type: ignore[misc]
+    """A broker connection on which nothing but tickets arrives."""
+
+    def get_transport_cls(self) -> type[_Transport]:
+        """See ``kombu.Connection``."""
+        return _Transport
