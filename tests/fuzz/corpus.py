@@ -85,7 +85,10 @@ def _jpegs(rgb: Image.Image, grey: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "JPEG grey", encode(grey, "JPEG", icc_profile=bytes(500))
     # Large enough that the scaled decode takes a fraction of it.
     yield "JPEG large", encode(picture((240, 160)), "JPEG", quality=50, subsampling=2)
-    yield "JPEG large progressive", encode(picture((240, 160)), "JPEG", quality=50, progressive=True, exif=exif_block(5))
+    yield (
+        "JPEG large progressive",
+        encode(picture((240, 160)), "JPEG", quality=50, progressive=True, exif=exif_block(5)),
+    )
     yield "JPEG several pictures", encode(rgb, "MPO", save_all=True, append_images=[rgb.rotate(90)])
 
 

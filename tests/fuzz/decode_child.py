@@ -64,20 +64,24 @@ def forget_peak() -> None:
         switch.write("5")
 
 
-def decode_one(data: bytes, chance: random.Random) -> str:
-    """Send one file the worker's whole way to a network's input; gives the outcome in a word."""
+def decode_one(data: bytes, chance: random.Random) -> tuple[str, int]:
+    """Send one file the worker's whole way to a network's input; gives the outcome in a word, and the peak in KiB."""
     headers.exif_orientation(data[chance.randrange(40) :])
     try:
         decoded = decode(data, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, enough_px=chance.choice(ENOUGH_PX))
     except ModelError as error:
-        assert error.message, "an error without words"
-        return error.code
-    width, height = decoded.size_wh
-    assert decoded.image.mode in ("RGB", "L")
-    assert 1 <= width * height <= MAX_PIXELS
-    assert len(decoded.image.tobytes()) >= 1
-    PREPROCESS(decoded.image, decoded.full_wh)
-    return decoded.image.mode
+        said = error
+    else:
+        # Before it is prepared: a thin picture is resized to at most ``MAX_RESIZED_PIXELS``, whatever its own size.
+        peak = peak_kib()
+        width, height = decoded.size_wh
+        assert decoded.image.mode in ("RGB", "L")
+        assert 1 <= width * height <= MAX_PIXELS
+        assert len(decoded.image.tobytes()) >= 1
+        PREPROCESS(decoded.image, decoded.full_wh)
+        return decoded.image.mode, peak
+    assert said.message, "an error without words"
+    return said.code, peak_kib()
 
 
 def run(seed: int, first: int, last: int, shared: mmap.mmap) -> dict[str, object]:
@@ -91,12 +95,13 @@ def run(seed: int, first: int, last: int, shared: mmap.mmap) -> dict[str, object
         forget_peak()
         before, begun = resident_kib(), time.process_time()
         _seen.clear()
+        peak = before
         try:
-            outcome = decode_one(data, random.Random(number))
+            outcome, peak = decode_one(data, random.Random(number))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is a finding
             outcome = "untyped"
             faults.append((number, f"{name}: {type(error).__name__}: {error}"))
-        spent, grown = time.process_time() - begun, peak_kib() - before
+        spent, grown = time.process_time() - begun, peak - before
         if _seen:
             faults.append((number, f"{name}: {_seen[:3]}"))
         outcomes[outcome] += 1

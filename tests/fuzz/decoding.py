@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -123,10 +124,8 @@ class Child:
         """Close its input and wait for its end; gives the exit status."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         status = self._process.wait(60)
         self._process.stdout.close()
         self._shared.close()

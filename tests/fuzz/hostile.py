@@ -26,7 +26,9 @@ class Bomb:
 
 def ticket(job: str, **changes: object) -> dict[str, object]:
     """A genuine message; changes replace its top-level fields."""
-    made: dict[str, object] = json.loads(ticket_template().replace("__VP_JOB__", job).replace("__VP_QUEUE__", f"vp:{MODEL}:bulk"))
+    made: dict[str, object] = json.loads(
+        ticket_template().replace("__VP_JOB__", job).replace("__VP_QUEUE__", f"vp:{MODEL}:bulk")
+    )
     made["properties"]["delivery_tag"] = uuid.uuid4().hex  # type: ignore[index]
     return {**made, **changes}
 
@@ -112,7 +114,9 @@ RAW_TICKETS: dict[str, object] = {
     "delivery tag is an object": with_properties("none", delivery_tag={"a": 1}),
     "priority is text": with_properties("none", priority="high"),
     "reply to somebody": with_properties("none", reply_to="vp:lenet-digits:bulk", correlation_id="x"),
-    "callbacks": ticket("none", body=json.dumps([["none"], {}, {"callbacks": [{"task": "visionpipe.job"}], "chain": 5}])),
+    "callbacks": ticket(
+        "none", body=json.dumps([["none"], {}, {"callbacks": [{"task": "visionpipe.job"}], "chain": 5}])
+    ),
     "numbers that JSON has not": '{"body": NaN, "properties": Infinity}',
 }
 """Name → what is pushed onto a lane."""
@@ -187,7 +191,9 @@ def _wrong_lanes(service: Service) -> None:
 
 def _wrong_workers(service: Service) -> None:
     soon = time.time() * 1000 + 3000
-    service.redis.hset("vp:workers", mapping={"ghost": "junk", "list": "[]", "number": "5", "half": '{"worker": "half"}'})
+    service.redis.hset(
+        "vp:workers", mapping={"ghost": "junk", "list": "[]", "number": "5", "half": '{"worker": "half"}'}
+    )
     service.redis.zadd("vp:beats", dict.fromkeys(("ghost", "list", "number", "half", "absent"), soon))
     service.redis.hset("vp:beaten", "half", "never")
 
@@ -198,7 +204,9 @@ def _forged_control(service: Service) -> None:
 
 
 def _wrong_unacked(service: Service) -> None:
-    service.redis.hset("vp:unacked", mapping={"a": "junk", "b": "[1, 2, 3]", "c": json.dumps([{}, None, "vp:other:bulk"])})
+    service.redis.hset(
+        "vp:unacked", mapping={"a": "junk", "b": "[1, 2, 3]", "c": json.dumps([{}, None, "vp:other:bulk"])}
+    )
     service.redis.zadd("vp:unacked_index", {"a": 1, "b": 1, "c": 1, "d": 1})
 
 
@@ -220,7 +228,7 @@ def _forged_tokens(service: Service) -> None:
     assert not run(service.redis, calls.commit(job, "guess", []))
 
 
-SETTINGS: dict[str, Attack] = {
+OTHERS: dict[str, Attack] = {
     "keys of the wrong type": _wrong_types,
     "lanes that are none": _wrong_lanes,
     "workers that are none": _wrong_workers,

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
-INTERESTING = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+INTERESTING = (0, 1, 2, 7, 8, *(2**bits + more for bits in (7, 8, 15, 16, 31) for more in (-1, 0)), 2**32 - 1)
 HEADER_BYTES = 96
 """Where most of what a decoder believes is said."""
 MAX_BYTES = 1 << 18

@@ -32,6 +32,8 @@ PIXELS = encode(picture((12, 12)), "PNG")
 class Service:
     """A Redis and a worker of ``lenet-digits``; a context manager."""
 
+    model = MODEL
+
     def __init__(self, **more: str) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="vpz"))
         self._server = start_redis(self._folder)
@@ -84,10 +86,18 @@ class Service:
             time.sleep(0.01)
         return found
 
-    def submit(self, *, lane: Lane = Lane.INTERACTIVE, request_text: str | bytes | None = None, items: int = 1) -> str:
+    def submit(
+        self,
+        *,
+        lane: Lane = Lane.INTERACTIVE,
+        request_text: str | bytes | None = None,
+        items: int = 1,
+        deadline_s: float | None = None,
+    ) -> str:
         """Submit a classification, or whatever a hostile client writes in its place; gives the job's id."""
         job = uuid.uuid4().hex[:16]
-        honest = ClassificationRequest(model=MODEL, images=[InlineImage(data=PIXELS)] * items)
+        images = [InlineImage(data=PIXELS)] * items
+        honest = ClassificationRequest(model=MODEL, images=images, deadline_s=deadline_s)
         call = calls.submit(honest, job=job, lane=lane, client="c", settings=self.settings, wait_for_worker=True)
         if request_text is not None:
             # The request is the last but one of the script's arguments.
