@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pydantic import ValidationError
-
-from visionpipe.errors import (
-    CancelledError,
-    DeadlineExceededError,
-    InternalError,
-    InvalidRequestError,
-    QueueUnavailableError,
-    ResultTimeoutError,
-    UnknownJobError,
-    VisionPipeError,
-)
-from visionpipe.schemas.jobs import Envelope, Item, JobRecord, JobState, Progress
+from visionpipe.envelopes import parse, unwrap
+from visionpipe.errors import InvalidRequestError, QueueUnavailableError, ResultTimeoutError, UnknownJobError
+from visionpipe.schemas.jobs import Envelope, JobRecord, JobState, Progress
 from visionpipe.schemas.results import Result
 from visionpipe.schemas.results.source import Fetch
-from visionpipe.tasks import parse_item
-from visionpipe.wire import error_from, error_info
 
 if TYPE_CHECKING:
     from visionpipe.portal import Portal
@@ -87,11 +75,11 @@ class AsyncJob(Generic[ResultT]):
 
     async def envelope(self) -> Envelope[ResultT]:
         """Read what there is by now, without waiting."""
-        raw = await self._transport.envelope(self.id)
-        if raw is None:
-            raise self._unknown()
-        self._seen = raw.record
-        envelope: Envelope[ResultT] = _parse(raw)
+        return self.read(await self._raw())
+
+    def read(self, raw: RawEnvelope) -> Envelope[ResultT]:
+        """Make typed results of what ``wait_raw`` gave."""
+        envelope: Envelope[ResultT] = parse(raw)
         for item in envelope.items:
             if self._fetch is not None and item.result is not None:
                 item.result.bind(self._fetch)
@@ -108,11 +96,15 @@ class AsyncJob(Generic[ResultT]):
             UnknownJobError: There is no such job, or not any more.
             QueueUnavailableError: Redis was away when the time was over, or for a minute without a timeout.
         """
+        return self.read(await self.wait_raw(timeout))
+
+    async def wait_raw(self, timeout: float | None = None) -> RawEnvelope:
+        """As ``wait``, but with items as the worker wrote them, for whoever passes them on by the thousand."""
         outages = _Outages()
         if timeout is not None and timeout <= 0:
-            envelope = await self.envelope()
-            if envelope.state.ended:
-                return envelope
+            raw = await self._raw()
+            if raw.record.state.ended:
+                return raw
             raise self._late(0)
         try:
             async with asyncio.timeout(timeout):
@@ -148,7 +140,14 @@ class AsyncJob(Generic[ResultT]):
             raise self._unknown()
         return state
 
-    async def _ended(self, outages: _Outages) -> Envelope[ResultT]:
+    async def _raw(self) -> RawEnvelope:
+        raw = await self._transport.envelope(self.id)
+        if raw is None:
+            raise self._unknown()
+        self._seen = raw.record
+        return raw
+
+    async def _ended(self, outages: _Outages) -> RawEnvelope:
         with self._transport.bells.watch(self.id, blobs=self._blobs) as bell:
             poll = FIRST_POLL_S
             # Whoever has just submitted hears of the end sooner than a read could tell.
@@ -157,9 +156,9 @@ class AsyncJob(Generic[ResultT]):
                 try:
                     # A ring nearly always means the end: one round trip then reads everything.
                     if rung or (await self.record()).state.ended:
-                        envelope = await self.envelope()
-                        if envelope.state.ended:
-                            return envelope
+                        raw = await self._raw()
+                        if raw.record.state.ended:
+                            return raw
                 except QueueUnavailableError as error:
                     outages.note(error)
                 else:
@@ -228,37 +227,6 @@ class Job(Generic[ResultT]):
         return self._portal.run(self._job.cancel())
 
 
-def unwrap(envelope: Envelope[ResultT]) -> list[ResultT]:
-    """Take the results out of an ended job's envelope.
-
-    Raises:
-        VisionPipeError: Why the first image without a result has none; ``details`` name job and index.
-    """
-    results: list[ResultT] = []
-    for item in outcomes(envelope):
-        if item.result is None:
-            error = InternalError("item without result and error") if item.error is None else error_from(item.error)
-            error.details.update(job=envelope.job, index=item.index)
-            raise error
-        results.append(item.result)
-    return results
-
-
-def outcomes(envelope: Envelope[ResultT]) -> list[Item[ResultT]]:
-    """Give one item per image of an ended job: its own outcome, or why the job ended before it had one."""
-    found = {item.index: item for item in envelope.items}
-    reason = envelope.error or error_info(_why(envelope))
-    return [found.get(index) or Item(index=index, error=reason) for index in range(envelope.total)]
-
-
-def _why(envelope: Envelope[ResultT]) -> VisionPipeError:
-    if envelope.state is JobState.CANCELLED:
-        return CancelledError(f"Job {envelope.job} was cancelled.")
-    if envelope.state is JobState.EXPIRED:
-        return DeadlineExceededError(f"The deadline of job {envelope.job} passed.")
-    return InternalError(f"Job {envelope.job} is {envelope.state} without an outcome for every image.")
-
-
 class _Outages:
     """Remembers for how long Redis has been away during one wait."""
 
@@ -275,23 +243,3 @@ class _Outages:
 
     def over(self) -> None:
         self._since = self.last = None
-
-
-def _parse(raw: RawEnvelope) -> Envelope[ResultT]:
-    record = raw.record
-    try:
-        items = [cast("Item[ResultT]", parse_item(record.task, text)) for text in raw.items]
-    except ValidationError as error:
-        raise InternalError(
-            f"Job {record.job} has a result that this version cannot read; run the same version on client and worker."
-        ) from error
-    # All parts have just been validated; doing it once more would double the time.
-    return Envelope.model_construct(
-        job=record.job,
-        state=record.state,
-        items=items,
-        total=record.total,
-        model=raw.model,
-        error=record.error,
-        attempts=record.attempts,
-    )

@@ -22,8 +22,17 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from visionpipe.errors import ImageError, InvalidRequestError, QueueFullError, VisionPipeError
-from visionpipe.jobs import AsyncJob, outcomes
+from visionpipe.envelopes import outcomes
+from visionpipe.errors import (
+    ImageError,
+    InvalidRequestError,
+    NoWorkerError,
+    QueueFullError,
+    QueueUnavailableError,
+    UnknownJobError,
+    VisionPipeError,
+)
+from visionpipe.jobs import AsyncJob
 from visionpipe.schemas.jobs import Item
 from visionpipe.schemas.requests import MAX_IMAGES
 from visionpipe.schemas.results import Result
@@ -35,6 +44,10 @@ T = TypeVar("T")
 
 LINGER_S = 0.2
 """A chunk that a slow source has not filled by then goes as it is."""
+AWAY_S = 90.0
+"""How long a stream that has begun bears that Redis, or every worker, is away."""
+MAX_LOST = 3
+"""How often the jobs of one chunk may vanish from Redis."""
 CANCEL_S = 5.0
 """How long leaving a stream may take to cancel one job."""
 
@@ -116,6 +129,7 @@ class _Flow(Generic[ResultT]):
         self._send = send
         self._ordered = ordered
         self._window = window
+        self._patience = _Patience()
         self._freed = asyncio.Event()
 
     async def produce(self, chunks: AsyncGenerator[list[Outcome], None]) -> None:
@@ -134,7 +148,7 @@ class _Flow(Generic[ResultT]):
     async def _begin(self, chunk: list[Outcome], start: int) -> None:
         size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))
         await self._room(size)
-        task = asyncio.create_task(_run(chunk, start, self._send))
+        task = asyncio.create_task(_run(chunk, start, self._send, self._patience))
         self.under_way[task] = size
         if self._ordered:
             self.ready.put_nowait(task)
@@ -154,7 +168,9 @@ class _Flow(Generic[ResultT]):
             await self._freed.wait()
 
 
-async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT]) -> list[Item[ResultT]]:
+async def _run(
+    chunk: Sequence[Outcome], start: int, send: Send[ResultT], patience: _Patience
+) -> list[Item[ResultT]]:
     items: dict[int, Item[ResultT]] = {}
     good: list[int] = []
     for position, image in enumerate(chunk):
@@ -163,21 +179,47 @@ async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT]) -> lis
         else:
             good.append(position)
     if good:
-        job = await _send_patiently(send, [image for image in chunk if isinstance(image, Prepared)])
-        for position, item in zip(good, await _outcomes(job), strict=True):
+        images = [image for image in chunk if isinstance(image, Prepared)]
+        for position, item in zip(good, await patience.answers(send, images), strict=True):
             items[position] = item.model_copy(
                 update={"index": start + position, "name": item.name or chunk[position].name}
             )
     return [items[position] for position in range(len(chunk))]
 
 
-async def _send_patiently(send: Send[ResultT], images: Sequence[Prepared]) -> AsyncJob[ResultT]:
-    while True:
-        try:
-            return await send(images)
-        except QueueFullError as error:
-            pause = error.details.get("retry_after_s", 1.0)
-        await asyncio.sleep(pause)
+class _Patience:
+    """Bears what passes: a full queue; and, once a job of the stream was accepted, a Redis or workers that went away."""
+
+    def __init__(self) -> None:
+        self._accepted_at: float | None = None
+
+    async def answers(self, send: Send[ResultT], images: Sequence[Prepared]) -> list[Item[ResultT]]:
+        """Have one chunk answered."""
+        lost = 0
+        while True:
+            job = await self._accepted(send, images)
+            try:
+                return await _outcomes(job)
+            except UnknownJobError:
+                # Redis came back empty. Results that expire before they can be read would look the same for ever.
+                lost += 1
+                if lost > MAX_LOST:
+                    raise
+
+    async def _accepted(self, send: Send[ResultT], images: Sequence[Prepared]) -> AsyncJob[ResultT]:
+        while True:
+            try:
+                job = await send(images)
+            except QueueFullError as error:
+                pause = error.details.get("retry_after_s", 1.0)
+            except (QueueUnavailableError, NoWorkerError):
+                if self._accepted_at is None or time.monotonic() - self._accepted_at > AWAY_S:
+                    raise
+                pause = 0.5
+            else:
+                self._accepted_at = time.monotonic()
+                return job
+            await asyncio.sleep(pause)
 
 
 async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -16,8 +17,11 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
 
+FOLDER_FRESH_S = 1.0
+"""For how long a folder is taken to lie where it was last seen; a worker checks every file it opens."""
 
-def read_file(path: Path, *, max_bytes: int) -> bytes:
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     """Read a file of the client's own; symbolic links are followed.
 
     Raises:
@@ -44,7 +48,11 @@ class MediaRoots:
 
     def __init__(self, roots: Mapping[str, Path]) -> None:
         self._roots = {name: Path(root).expanduser() for name, root in roots.items()}
-        self._real = {name: Path(os.path.realpath(root)) for name, root in self._roots.items()}
+        # With a separator at the end, so that no folder seems to lie below another whose name begins like its own.
+        self._prefixes = {
+            name: f"{os.path.realpath(root).rstrip(os.sep)}{os.sep}" for name, root in self._roots.items()
+        }
+        self._folder = ("", float("-inf"), "")
 
     @property
     def names(self) -> list[str]:
@@ -52,7 +60,7 @@ class MediaRoots:
         return sorted(self._roots)
 
     def reference(
-        self, path: Path, name: str | None = None, *, among: Collection[str] | None = None
+        self, path: str | os.PathLike[str], name: str | None = None, *, among: Collection[str] | None = None
     ) -> MediaImage | None:
         """Name a file by root and relative path; ``None`` when it lies below no root or its name is not UTF-8.
 
@@ -64,28 +72,46 @@ class MediaRoots:
         Raises:
             ImageNotFoundError: The file is missing or is no regular file.
         """
-        if "\0" in os.fspath(path):
+        spelled = os.fspath(path)
+        if "\0" in spelled:
             return None
         # A worker follows no links below a root, so the reference must not contain any.
-        real = Path(os.path.realpath(path))
+        real, status = self._resolve(spelled)
         inside = [
-            (root, folder)
-            for root, folder in self._real.items()
-            if (among is None or root in among) and real.is_relative_to(folder)
+            (prefix, root)
+            for root, prefix in self._prefixes.items()
+            if (among is None or root in among) and real.startswith(prefix)
         ]
         if not inside:
             return None
-        root, folder = max(inside, key=lambda pair: len(pair[1].parts))
-        relative = real.relative_to(folder).as_posix()
+        prefix, root = max(inside, key=lambda pair: len(pair[0]))
+        relative = real[len(prefix) :].replace(os.sep, "/")
         if not _is_text(relative) or len(relative) > 4096:
             return None
         try:
-            status = real.stat()
+            status = status or os.stat(real)  # noqa: PTH116 - a Path for each file of a folder costs more than its stat
         except OSError as error:
-            raise ImageNotFoundError(f"{os.fspath(path)!r} cannot be opened: {_reason(error)}") from error
+            raise ImageNotFoundError(f"{spelled!r} cannot be opened: {_reason(error)}") from error
         if not stat.S_ISREG(status.st_mode):
-            raise ImageNotFoundError(f"{os.fspath(path)!r} is not a regular file")
+            raise ImageNotFoundError(f"{spelled!r} is not a regular file")
         return MediaImage(root=root, path=relative, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, name=name)
+
+    def _resolve(self, path: str) -> tuple[str, os.stat_result | None]:
+        """Resolve all links of a path; for a plain file with its status, which is read on the way."""
+        try:
+            status = os.lstat(path)
+        except (OSError, ValueError):
+            return os.path.realpath(path), None
+        if not stat.S_ISREG(status.st_mode):
+            return os.path.realpath(path), None
+        folder, _, last = path.rpartition(os.sep)
+        # The system is asked about every part of a path, and the files of a folder share all but the last.
+        known, fresh_until, real = self._folder
+        now = time.monotonic()
+        if folder != known or now > fresh_until:
+            real = os.path.realpath(f"{folder}{os.sep}" if folder or path.startswith(os.sep) else os.curdir)
+            self._folder = (folder, now + FOLDER_FRESH_S, real)
+        return os.path.join(real, last), status  # noqa: PTH118 - as above
 
     def read(self, ref: MediaImage, *, max_bytes: int) -> bytes:
         """Read a referenced file, following no symbolic link below the root.

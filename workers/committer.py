@@ -6,7 +6,8 @@ import itertools
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from redis import Redis
@@ -69,12 +70,17 @@ class Committer:
     Args:
         redis: Its own connection pool.
         metrics: Where outcomes are counted.
-        settled: Called for each image that has left the worker, with whether it has an outcome.
+        settled: Called with images of one job that have left the worker, and how many of them have an outcome.
         ended: Called with a job when its last image has left.
     """
 
     def __init__(
-        self, redis: Redis, metrics: Metrics, *, settled: Callable[[Work, bool], None], ended: Callable[[HeldJob], None]
+        self,
+        redis: Redis,
+        metrics: Metrics,
+        *,
+        settled: Callable[[Sequence[Work], int], None],
+        ended: Callable[[HeldJob], None],
     ) -> None:
         self._redis = redis
         self._metrics = metrics
@@ -113,7 +119,7 @@ class Committer:
     def _run(self) -> None:
         closing = False
         while not closing:
-            left: list[tuple[Work, bool]] = []
+            left: list[tuple[Sequence[Work], int]] = []
             told: dict[HeldJob, None] = {}
             for entry in self._take():
                 if entry is None:
@@ -121,11 +127,11 @@ class Committer:
                 elif isinstance(entry, HeldJob):
                     told[entry] = None
                 else:
-                    left += [(work, self._note(work, outcome)) for work, outcome in zip(*entry, strict=True)]
+                    left += [(works, self._note(works, some)) for works, some in _by_job(entry)]
             self._commit([job for job in self._pending if closing or job.suspect or job.is_due])
             self._record(list(told))
-            for work, has_outcome in left:
-                self._settled(work, has_outcome)
+            for works, num_done in left:
+                self._settled(works, num_done)
 
     def _take(self) -> list[Entry | HeldJob | None]:
         """Wait for something, then take more of it: many small jobs then share a round trip.
@@ -144,14 +150,15 @@ class Committer:
             num_items += following.size
         return taken
 
-    def _note(self, work: Work, outcome: Outcome | None) -> bool:
-        written = None
-        if outcome is not None and not work.job.lost:
-            written = item_json(work, outcome)
-            self._metrics.count(work, ok=written[1])
-        work.job.settle(written)
-        self._pending[work.job] = None
-        return written is not None
+    def _note(self, works: Sequence[Work], outcomes: Sequence[Outcome | None]) -> int:
+        """Write the items of one job; says how many of its images have an outcome."""
+        job = works[0].job
+        told = zip(works, outcomes, strict=True) if not job.lost else ()
+        written = [(work, item_json(work, outcome)) for work, outcome in told if outcome is not None]
+        self._metrics.count([(work, item[1]) for work, item in written])
+        job.settle([item for _, item in written], len(works) - len(written))
+        self._pending[job] = None
+        return len(written)
 
     def _commit(self, jobs: Sequence[HeldJob]) -> None:
         parts = [Part(job, *job.take_outcomes()) for job in jobs]
@@ -201,6 +208,14 @@ class Committer:
             return
         for (job, _), held in zip(told, answers, strict=True):
             job.lost = job.lost or held is False
+
+
+def _by_job(entry: Entry) -> Iterator[tuple[Sequence[Work], Sequence[Outcome | None]]]:
+    start = 0
+    for _, same in itertools.groupby(entry.batch, key=attrgetter("job")):
+        end = start + sum(1 for _ in same)
+        yield entry.batch[start:end], entry.outcomes[start:end]
+        start = end
 
 
 class Part(NamedTuple):

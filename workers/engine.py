@@ -32,7 +32,7 @@ from workers.metrics import Metrics
 from workers.outcome import describe
 from workers.persist import persist
 from workers.reading import Reader
-from workers.runtime import Answer, Outcome, Runtime
+from workers.runtime import Answer, Outcome, Runtime, Written
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
@@ -258,7 +258,7 @@ class Engine:
         self._parts.metrics.count_batch(len(batch))
         ended: list[tuple[Work, Outcome]] = []
         for work, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, (Result, BaseException)):
+            if isinstance(answer, (Result, Written, BaseException)):
                 ended.append((work, answer))
             else:
                 work.rest = answer
@@ -286,12 +286,14 @@ class Engine:
         work.times_ms["postprocess_ms"] = work.times_ms.get("postprocess_ms", 0.0) + spent_ms
         self.committer.put([work], [outcome])
 
-    def _settled(self, work: Work, has_outcome: bool) -> None:
-        self._parts.window.remove(work.job.lane, 1, work.job.weight, done=has_outcome)
-        if work.job.suspect:
-            self._next_suspect(work)
-        elif work.is_quick:
-            self._way.leave(work.job.lane)
+    def _settled(self, works: Sequence[Work], num_done: int) -> None:
+        job = works[0].job
+        self._parts.window.remove(job.lane, len(works), job.weight, num_done=num_done)
+        if job.suspect:
+            for work in works:
+                self._next_suspect(work)
+        else:
+            self._way.leave(job.lane, sum(work.is_quick for work in works))
 
     def _ended(self, job: HeldJob) -> None:
         with self._lock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic_core import PydanticSerializationError
 
 from models.errors import ModelError
@@ -9,7 +11,7 @@ from visionpipe.errors import VisionPipeError, error_class
 from visionpipe.schemas.jobs import ErrorInfo, Item
 from visionpipe.schemas.results import Result
 from visionpipe.wire import error_info
-from workers.runtime import Outcome
+from workers.runtime import Outcome, Written
 from workers.work import Work
 
 # Built here, since the first job would wait half a second for it.
@@ -30,14 +32,23 @@ def ours(error: BaseException) -> BaseException:
 
 
 def item_json(work: Work, outcome: Outcome) -> tuple[int, bool, bytes]:
-    """Write one item: its index, whether it has a result, and its JSON."""
+    """Write one item: its index, whether it has a result, and its JSON without what is unset."""
+    if isinstance(outcome, Written):
+        name = "" if work.name is None else f'"name":{json.dumps(work.name)},'
+        text = f'{{"index":{work.index},{name}"result":{outcome.text},"timings":{_timings_json(work)}}}'
+        return work.index, True, text.encode()
     try:
         return work.index, isinstance(outcome, Result), _dump(work, outcome)
     except (PydanticSerializationError, ValueError) as error:
         return work.index, False, _dump(work, error)
 
 
-def _dump(work: Work, outcome: Outcome) -> bytes:
+def _timings_json(work: Work) -> str:
+    times = ",".join([f'"{name}":{value if value > 0 else 0.0:.3f}' for name, value in work.times_ms.items()])
+    return f'{{{times}{"," if times else ""}"queue_ms":{work.job.claim.waited_ms},"batch":{work.batch}}}'
+
+
+def _dump(work: Work, outcome: Result | BaseException) -> bytes:
     item = _AnyItem.model_construct(
         index=work.index,
         name=work.name,
@@ -45,4 +56,4 @@ def _dump(work: Work, outcome: Outcome) -> bytes:
         error=None if isinstance(outcome, Result) else describe(outcome),
         timings=work.timings(),
     )
-    return item.model_dump_json(serialize_as_any=True).encode()
+    return item.model_dump_json(serialize_as_any=True, exclude_none=True).encode()

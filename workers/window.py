@@ -42,19 +42,19 @@ class Window:
             self._held[lane] += num_items
             self._load[lane] += num_items * weight
 
-    def remove(self, lane: Lane, num_items: int, weight: int = 1, *, done: bool) -> None:
-        """Count images that got an outcome, or were dropped."""
+    def remove(self, lane: Lane, num_items: int, weight: int = 1, *, num_done: int) -> None:
+        """Count images that have left, so many of them with an outcome; the others were dropped."""
         with self._lock:
             self._held[lane] -= num_items
             self._load[lane] -= num_items * weight
-            if not done:
+            if not num_done:
                 return
             now = time.monotonic()
             elapsed, self._since = now - self._since, now
             fade = math.exp(-elapsed / MEMORY_S)
-            self._items = self._items * fade + num_items
+            self._items = self._items * fade + num_done
             self._seconds = self._seconds * fade + elapsed
-            self.done_items += num_items
+            self.done_items += num_done
 
     @property
     def rate(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,15 +79,12 @@ class HeldJob:
         """Whether the outcomes should be committed now."""
         return self.open_items == 0 or (bool(self.outcomes) and time.monotonic() - self.committed_at >= COMMIT_EVERY_S)
 
-    def settle(self, outcome: tuple[int, bool, bytes] | None) -> bool:
-        """Note one item's outcome, or that it was dropped; says whether the outcomes should be committed now."""
+    def settle(self, outcomes: Sequence[tuple[int, bool, bytes]], num_dropped: int = 0) -> None:
+        """Note items' outcomes, and how many more were dropped."""
         with self.lock:
-            self.open_items -= 1
-            if outcome is not None:
-                self.outcomes.append(outcome)
-            else:
-                self.num_dropped += 1
-            return self.is_due
+            self.open_items -= len(outcomes) + num_dropped
+            self.outcomes += outcomes
+            self.num_dropped += num_dropped
 
     def take_outcomes(self) -> tuple[list[tuple[int, bool, bytes]], bool]:
         """Take what is to be committed, and whether it is the last of this job."""

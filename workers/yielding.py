@@ -26,11 +26,11 @@ class RightOfWay:
             with self._changed:
                 self._under_way += num_items
 
-    def leave(self, lane: Lane) -> None:
-        """Count one that has left the worker."""
-        if lane is Lane.INTERACTIVE:
+    def leave(self, lane: Lane, num_items: int = 1) -> None:
+        """Count images that have left the worker."""
+        if lane is Lane.INTERACTIVE and num_items:
             with self._changed:
-                self._under_way -= 1
+                self._under_way -= num_items
                 if self._under_way == 0:
                     self._changed.notify_all()
 

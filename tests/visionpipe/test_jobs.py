@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from visionpipe.envelopes import outcomes, unwrap
 from visionpipe.errors import CancelledError, DeadlineExceededError, InternalError, PoisonError
-from visionpipe.jobs import AsyncJob, outcomes, unwrap
+from visionpipe.jobs import AsyncJob
 from visionpipe.queue import RawEnvelope
 from visionpipe.schemas.jobs import Envelope, ErrorInfo, Item, JobRecord, JobState, Lane
 from visionpipe.schemas.results import ClassificationResult, ClassScore

@@ -16,6 +16,7 @@ from visionpipe.schemas.requests import ClassificationRequest
 from visionpipe.schemas.results import ClassificationResult, ClassScore
 from visionpipe.tasks import parse_item
 from workers.outcome import describe, item_json
+from workers.runtime import Written
 from workers.work import HeldJob, Work
 
 
@@ -66,14 +67,20 @@ def test_an_item_is_what_clients_can_read(work: Work) -> None:
     assert (item.timings.queue_ms, item.timings.fetch_ms, item.timings.decode_ms) == (12.0, 1.235, 0.0)
 
 
+def test_a_result_that_was_written_at_once_is_the_same_item(work: Work) -> None:
+    result = ClassificationResult(image_size_wh=(3, 4), classes=[ClassScore(class_id=1, label="cat", score=0.5)])
+    text = result.model_dump_json(exclude_none=True)
+    assert _read(item_json(work, Written(text))) == _read(item_json(work, result))
+
+
+def _read(item: tuple[int, bool, bytes]) -> tuple[int, bool, Any]:
+    return item[0], item[1], parse_item("classification", item[2])
+
+
 def test_an_error_is_an_item_too(work: Work) -> None:
     index, ok, text = item_json(work, ImageTooLarge("big"))
-    assert (index, ok, json.loads(text)["error"]["code"], json.loads(text)["result"]) == (
-        0,
-        False,
-        "image_too_large",
-        None,
-    )
+    told = json.loads(text)
+    assert (index, ok, told["error"]["code"], "result" in told) == (0, False, "image_too_large", False)
 
 
 def test_a_result_that_cannot_be_written_becomes_an_error(work: Work) -> None:

@@ -36,7 +36,7 @@ def test_a_full_bulk_window_leaves_only_interactive_lists() -> None:
     window = Window(8)
     window.add(Lane.BULK, 16)
     assert order(window).consume(4) == ["vp:m:interactive", "vp:m@0123456789ab:interactive"]
-    window.remove(Lane.BULK, 1, done=True)
+    window.remove(Lane.BULK, 1, num_done=1)
     assert len(order(window).consume(4)) == 4
 
 
@@ -51,10 +51,10 @@ def test_the_window_is_two_seconds_of_the_measured_rate() -> None:
     window = Window(2)
     window.add(Lane.BULK, 1000)
     time.sleep(0.1)
-    window.remove(Lane.BULK, 100, done=True)
+    window.remove(Lane.BULK, 100, num_done=100)
     assert window.rate is not None
     assert 300 < window.rate <= 1000
-    window.remove(Lane.BULK, 900 - round(1.8 * window.rate), done=False)
+    window.remove(Lane.BULK, 900 - round(1.8 * window.rate), num_done=0)
     assert window.is_open(Lane.BULK)
     window.add(Lane.BULK, round(0.4 * window.rate))
     assert not window.is_open(Lane.BULK)
@@ -71,7 +71,7 @@ def test_the_first_window_follows_what_the_warm_up_saw() -> None:
 def test_dropped_images_leave_the_window_but_not_the_rate() -> None:
     window = Window(4)
     window.add(Lane.BULK, 10)
-    window.remove(Lane.BULK, 10, done=False)
+    window.remove(Lane.BULK, 10, num_done=0)
     assert (window.held, window.rate, window.done_items) == (0, None, 0)
 
 
@@ -80,7 +80,7 @@ def test_idle_time_does_not_count_in_the_rate() -> None:
     for _ in range(2):
         window.add(Lane.BULK, 10)
         time.sleep(0.02)
-        window.remove(Lane.BULK, 10, done=True)
+        window.remove(Lane.BULK, 10, num_done=10)
         time.sleep(0.2)
     assert window.rate is not None
     assert window.rate > 150
@@ -91,5 +91,5 @@ def test_weight_fills_the_window_and_leaves_it_again() -> None:
     window.add(Lane.BULK, 2, weight=8)
     assert window.held == 2
     assert not window.is_open(Lane.BULK)
-    window.remove(Lane.BULK, 2, weight=8, done=True)
+    window.remove(Lane.BULK, 2, weight=8, num_done=2)
     assert window.is_open(Lane.BULK)

@@ -161,7 +161,7 @@ def _ask(
 def _answer(job: Job[Result], index: int, name: str | None, total: int, ends_at: float | None, tell: Tell) -> Answer:
     from time import monotonic
 
-    from visionpipe.jobs import outcomes
+    from visionpipe.envelopes import outcomes
 
     while True:
         left = GLANCE_S if ends_at is None else ends_at - monotonic()

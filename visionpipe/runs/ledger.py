@@ -175,7 +175,8 @@ class Ledger:
             model: JSON of the ``ModelInfo`` that answered.
             worked_s: Seconds this sitting has worked until now.
         """
-        done = failed = retried = 0
+        retried = 0
+        rows: dict[InputState, list[tuple[Any, ...]]] = {InputState.DONE: [], InputState.FAILED: []}
         with self._write() as db:
             for outcome in outcomes:
                 where = (chunk.serial, outcome.position)
@@ -183,10 +184,8 @@ class Ledger:
                     retried += 1
                     continue
                 state = InputState.DONE if outcome.code is None else InputState.FAILED
-                values = (state, outcome.code, outcome.message, outcome.answer)
-                changed = db.execute(statements.SETTLE, (*values, *where)).rowcount
-                done += changed if state is InputState.DONE else 0
-                failed += changed if state is InputState.FAILED else 0
+                rows[state].append((state, outcome.code, outcome.message, outcome.answer, *where))
+            done, failed = (max(0, db.executemany(statements.SETTLE, some).rowcount) for some in rows.values())
             retried += self._close(db, chunk.serial, model)
             self._sit(db, worked_s, done + failed)
         return Settled(done, failed, retried)

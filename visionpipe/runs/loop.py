@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
 from visionpipe.media import MediaRoots
-from visionpipe.runs.artifacts import Artifacts
+from visionpipe.runs.artifacts import Artifacts, has_artifacts
 from visionpipe.runs.ceiling import Watch, write_spent
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.names import real_path
-from visionpipe.runs.outcomes import outcomes
+from visionpipe.runs.outcomes import outcomes, raw_outcomes
 from visionpipe.runs.overlays import Overlays
 from visionpipe.runs.prepare import Prepared, prepare
 from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
@@ -193,22 +193,26 @@ class Loop:
 
     async def _collect(self, chunk: Chunk, job: AsyncJob[Result], *, interrupted: bool = False) -> None:
         try:
-            envelope = await self.patiently(job.wait)
+            raw = await self.patiently(job.wait_raw)
         except UnknownJobError:
             # Redis was emptied, or the run slept for longer than results are kept.
             self._release(chunk)
             return
-        # Before the ledger says that they are done: a run that dies in between collects the job again.
-        envelope = await self.artifacts.save(chunk, envelope, self.patiently)
+        interrupted = interrupted or self._interrupted
+        # Results that nobody looks at here go into the ledger as they came.
+        needed = has_artifacts(self.spec.task) or self.overlays is not None
+        envelope = job.read(raw) if needed else None
+        if envelope is not None:
+            # Before the ledger says that they are done: a run that dies in between collects the job again.
+            envelope = await self.artifacts.save(chunk, envelope, self.patiently)
+            told = outcomes(envelope, interrupted=interrupted)
+        else:
+            told = raw_outcomes(raw, interrupted=interrupted)
         now_s = time.monotonic()
-        settled = self.ledger.settle(
-            chunk,
-            outcomes(envelope, interrupted=interrupted or self._interrupted),
-            model=envelope.model.model_dump_json() if envelope.model else None,
-            worked_s=now_s - self._began_s,
-        )
+        model = raw.model.model_dump_json() if raw.model else None
+        settled = self.ledger.settle(chunk, told, model=model, worked_s=now_s - self._began_s)
         self._record(settled)
-        if self.overlays is not None:
+        if self.overlays is not None and envelope is not None:
             for item in envelope.items:
                 if item.result is not None and item.index < len(chunk.inputs):
                     self.overlays.offer(chunk.inputs[item.index].path, item.result)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from visionpipe import jobs
+from pydantic_core import from_json
+
+from visionpipe import envelopes
 from visionpipe.errors import ArtifactExpiredError, CancelledError, ImageChangedError
+from visionpipe.queue import RawEnvelope
 from visionpipe.runs.rows import Outcome
 from visionpipe.schemas.jobs import Envelope, Item, JobState
 from visionpipe.schemas.results import Result
+
+_HEAD = b'{"index":'
 
 
 def outcomes(envelope: Envelope[Result], *, interrupted: bool = False) -> Iterator[Outcome]:
@@ -19,9 +24,31 @@ def outcomes(envelope: Envelope[Result], *, interrupted: bool = False) -> Iterat
         interrupted: We cancelled it ourselves, so images without an outcome are left for the next sitting.
     """
     ours = interrupted and envelope.state is JobState.CANCELLED
-    for item in envelope.items if ours else jobs.outcomes(envelope):
+    for item in envelope.items if ours else envelopes.outcomes(envelope):
         if not (ours and item.error and item.error.code == CancelledError.code):
             yield _outcome(item)
+
+
+def raw_outcomes(raw: RawEnvelope, *, interrupted: bool = False) -> Iterator[Outcome]:
+    """As ``outcomes``, from items as the worker wrote them: results that nobody looks at need no objects.
+
+    Args:
+        raw: What the job ended with.
+        interrupted: See ``outcomes``.
+    """
+    done: set[int] = set()
+    rest: list[bytes] = []
+    for text in raw.items:
+        told = from_json(text)
+        if told.get("error") is None and text.startswith(_HEAD):
+            done.add(told["index"])
+            # All but the index, which says nothing outside its chunk.
+            yield Outcome(told["index"], "{" + text[text.index(b",") + 1 :].decode())
+        else:
+            rest.append(text)
+    if len(done) < raw.record.total:
+        envelope: Envelope[Result] = envelopes.parse(raw._replace(items=rest))
+        yield from (found for found in outcomes(envelope, interrupted=interrupted) if found.position not in done)
 
 
 def _outcome(item: Item[Result]) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from visionpipe.errors import ImageError, InvalidImageError
@@ -50,7 +49,7 @@ def prepare(
     for position, image in enumerate(inputs):
         if read >= upload_bytes:
             return Prepared(images, refused, position)
-        path = Path(os.fsdecode(folder + b"/" + image.path))
+        path = os.fsdecode(folder + b"/" + image.path)
         try:
             found = _image(path, roots, shared, max_bytes)
         except ImageError as error:
@@ -61,7 +60,7 @@ def prepare(
     return Prepared(images, refused, len(inputs))
 
 
-def _image(path: Path, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:
+def _image(path: str, roots: MediaRoots, shared: frozenset[str], max_bytes: int) -> MediaImage | bytes:
     # One worker without the root would refuse the reference, and nobody chooses which worker takes the job.
     if shared:
         reference = roots.reference(path, among=shared)

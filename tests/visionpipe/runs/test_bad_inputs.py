@@ -78,7 +78,7 @@ def deny(victim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def refuse(path, *args, **kwargs):
-        if isinstance(path, Path) and path == victim:
+        if path == os.fspath(victim):
             raise PermissionError(13, "Permission denied")
         return real(path, *args, **kwargs)
 
