@@ -45,6 +45,9 @@ class Measurement:
     """How many were timed."""
     measured_at: float
     """Seconds since 1970."""
+    by: str = "profile"
+    """``profile`` for the network as it was trained, ``bench`` for the one that a worker answers with: batch norms
+    folded, compiled where it can be, and its input normalised in the same step."""
 
     @classmethod
     def of(cls, model: str, input_shape: tuple[int, ...], measured: Measured) -> Measurement:

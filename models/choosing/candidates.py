@@ -33,6 +33,8 @@ class Candidate:
     """Parameters."""
     latency_ms: float | None = None
     """Measured here; ``None`` where it was not."""
+    as_served: bool = False
+    """Whether ``visionpipe bench`` measured it: of the network that a worker answers with."""
     fault: str | None = None
     """Why it cannot be used at the resolution asked for."""
 
@@ -41,9 +43,9 @@ class Candidate:
         """The model's name."""
         return self.entry.name
 
-    def with_latency(self, latency_ms: float | None) -> Candidate:
+    def with_latency(self, latency_ms: float | None, *, as_served: bool = False) -> Candidate:
         """Give the same with a measured latency."""
-        return replace(self, latency_ms=latency_ms)
+        return replace(self, latency_ms=latency_ms, as_served=as_served)
 
 
 @dataclass(frozen=True)

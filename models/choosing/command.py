@@ -61,7 +61,8 @@ def choose_model(
     """Find the best network for a task under a budget, and say why each neighbour lost.
 
     Qualities are published ones, each at the model's own resolution, and compared only where metric, data and labels
-    are the same. Latencies are those measured on this machine, here or by `visionpipe models profile --measure`.
+    are the same. Latencies are those measured on this machine, here, by `visionpipe models profile --measure` or by
+    `visionpipe bench`.
     """
     circumstances = Circumstances(device, precision, batch)
     with told():
@@ -154,6 +155,12 @@ def _notes(field: Field, budget: Budget, circumstances: Circumstances, resolutio
             f"{len(missing)} of {len(field.candidates)} models were not timed here (batch {circumstances.batch}, "
             f"{circumstances.precision}). `--measure` times those within the other limits, "
             f"`visionpipe models profile {missing[0].name} --measure` one alone."
+        )
+    served = [one.name for one in field.candidates if one.as_served]
+    if served and len(served) < sum(one.latency_ms is not None for one in field.candidates):
+        yield (
+            f"the latencies of {', '.join(served)} are those of `visionpipe bench`, of the network as a worker runs "
+            "it; the others are of the plain network."
         )
     if field.others:
         yield f"not compared, since they are measured otherwise: {'; '.join(field.others)}. --metric chooses."

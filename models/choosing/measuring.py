@@ -87,13 +87,14 @@ def with_latencies(
     from models.devices import pick_device
 
     device = pick_device(circumstances.device)
-    known = {one.key: one.latency_ms for one in kept.all()}
+    known = {one.key: one for one in kept.all()}
     others = replace(budget, latency_ms=None)
     found = []
     for number, one in enumerate(candidates):
         shape = shape_of(one)
         key = (one.entry.target, shape, device_name(device), circumstances.precision, circumstances.batch)
-        latency_ms = known.get(key)
+        before = known.get(key)
+        latency_ms = None if before is None else before.latency_ms
         if latency_ms is None and measure and not faults(one, others):
             report(f"Timing {one.name}", number, len(candidates))
             try:
@@ -106,7 +107,7 @@ def with_latencies(
                 continue
             kept.add(Measurement.of(one.entry.target, shape, timed))
             latency_ms = timed.total_ms
-        found.append(one.with_latency(latency_ms))
+        found.append(one.with_latency(latency_ms, as_served=before is not None and before.by == "bench"))
     return found
 
 

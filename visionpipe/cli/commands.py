@@ -37,6 +37,7 @@ OURS: dict[str, Listed] = {
     "models": Listed("Serve", "List, show, fetch and retrain models."),
     "status": Listed("Look", "Show workers, queues and accounts.", "visionpipe.cli.status"),
     "doctor": Listed("Look", "Check this machine and say what to do about what is wrong.", "visionpipe.cli.doctor"),
+    "bench": Listed("Look", "Measure a model through the real service, and say what holds it back."),
     "bare": Listed("Look", "Classify a folder in one plain loop, to compare `batch` with."),
     "schema": Listed("Look", "Print the JSON Schema of requests, results and records.", "visionpipe.cli.schema"),
 }

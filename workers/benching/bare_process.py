@@ -1,0 +1,89 @@
+"""The process that measures the model without a queue, from the outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from visionpipe.child import settings_environment
+from visionpipe.errors import ModelLoadError
+from visionpipe.settings import Settings
+from visionpipe.tether import tethered
+from workers.benching.measures import Bare, BatchTime, Question, ThreadRate
+
+
+class BareProcess:
+    """Asks it; measures nothing while it is not asked.
+
+    Args:
+        process: It, with its pipes.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin: IO[str] = process.stdin
+        self._stdout: IO[str] = process.stdout
+        hello = self._read()
+        self.cores = int(hello["cores"])
+        self.decode_threads = int(hello["decode_threads"])
+
+    def round(self) -> Bare | None:
+        """Measure every stage for a moment; ``None`` for long work that takes too long."""
+        found = self._ask("round")
+        return None if found is None else Bare.model_validate(found)
+
+    def batches(self) -> list[BatchTime]:
+        """Time every size of micro-batch."""
+        return [BatchTime.model_validate(one) for one in self._ask("batches")]
+
+    def thread_rates(self) -> list[ThreadRate]:
+        """Time every number of decode threads."""
+        return [ThreadRate.model_validate(one) for one in self._ask("threads")]
+
+    def _ask(self, word: str) -> Any:
+        self._stdin.write(f"{word}\n")
+        self._stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        line = self._stdout.readline()
+        found = json.loads(line) if line else {"error": "it ended without a word; its last ones stand above"}
+        if isinstance(found, dict) and "error" in found:
+            raise ModelLoadError(f"The model could not be measured without the queue: {found['error']}.")
+        return found
+
+
+@contextlib.contextmanager
+def bare_process(question: Question, settings: Settings) -> Iterator[BareProcess]:
+    """Load the model in a process of its own while the context lasts.
+
+    Raises:
+        ModelLoadError: It cannot be loaded there.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VISIONPIPE_")}
+    command = tethered([sys.executable, "-P", "-m", "workers.benching.bare"], signal.SIGTERM)
+    process = subprocess.Popen(
+        command,
+        env={**inherited, **settings_environment(settings)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdin is not None
+        process.stdin.write(question.model_dump_json() + "\n")
+        process.stdin.flush()
+        yield BareProcess(process)
+    finally:
+        process.terminate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
