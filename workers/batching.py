@@ -12,12 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from visionpipe.schemas.jobs import Lane, Progress
 from workers.longwork import LongQueue, LongWork, end_step, next_step
-from workers.runtime import Answer, Runtime, run_batch
+from workers.pipeline import Pipeline
+from workers.runtime import Answer, Runtime
 from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
 from workers.yielding import ASIDE_S
@@ -68,8 +70,6 @@ class Batcher:
     _ready: dict[Lane, deque[Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
     _ready_values: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _long_values: int = 0
-    busy_s: float = 0.0
-    """How long the device has computed micro-batches."""
     long_s: float = 0.0
     """How long it has made steps of long work."""
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
@@ -81,9 +81,9 @@ class Batcher:
     _bulk_since_long: int = 0
 
     def __post_init__(self) -> None:
-        self._wake = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
+        self._wake, self._room = (threading.Condition(self._lock) for _ in range(2))
         self._cores = torch.get_num_threads()
+        self._pipeline = Pipeline(self.hooks.finished, self._out_of_memory)
         self._thread = vital("device", self._run)
 
     def start(self) -> None:
@@ -145,6 +145,11 @@ class Batcher:
             self._thread.join(timeout_s)
 
     @property
+    def busy_s(self) -> float:
+        """How long the device has computed micro-batches."""
+        return self._pipeline.busy_s
+
+    @property
     def alive(self) -> bool:
         """Whether the device thread runs."""
         return self._thread.is_alive()
@@ -158,14 +163,16 @@ class Batcher:
             self.step_started = time.monotonic()
             step()
             self.step_started = None
+        self._pipeline.finish()
 
     def _next_step(self) -> Callable[[], None] | None:
-        stood_aside = False
-        gather_until = time.monotonic() + GATHER_S
+        stood_aside, gather_until = False, time.monotonic() + GATHER_S
         with self._lock:
             while not self._closing:
                 if self._ready[Lane.INTERACTIVE]:
                     return self._batch_step(Lane.INTERACTIVE)
+                if self._pipeline.is_pending and not self._is_bulk_next:
+                    return self._pipeline.finish
                 if self._coming[Lane.INTERACTIVE] and not stood_aside:
                     # A step begun now would keep waiting what is ready in a moment.
                     self._wake.wait_for(
@@ -176,8 +183,7 @@ class Batcher:
                 if self._chores:
                     return self._chores.popleft()
                 if self._suspects:
-                    suspect = self._suspects.popleft()
-                    return lambda: self._run_suspect(suspect)
+                    return partial(self._run_suspect, self._suspects.popleft())
                 if (step := self._long_step()) is not None:
                     return step
                 if self._is_gathering and (left_s := gather_until - time.monotonic()) > 0:
@@ -194,6 +200,12 @@ class Batcher:
         """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
         return 0 < len(self._ready[Lane.BULK]) < self.max_batch and self._coming[Lane.BULK] > 0
 
+    @property
+    def _is_bulk_next(self) -> bool:
+        """Whether a bulk batch would begin now, with nothing before it and no more to wait for."""
+        others = self._coming[Lane.INTERACTIVE] or self._chores or self._suspects or any(map(self._long.has, Lane))
+        return not (others or self._is_gathering or not self._ready[Lane.BULK])
+
     def _long_step(self) -> Callable[[], None] | None:
         if stopped := self._long.take_stopped():
             return lambda: self._drop_long(stopped)
@@ -201,14 +213,12 @@ class Batcher:
         if lane is None or (self._ready[Lane.BULK] and self._bulk_since_long < LONG_EVERY[lane]):
             return None
         self._bulk_since_long = 0
-        long = self._long.take()
-        return lambda: self._run_long(long)
+        return partial(self._run_long, self._long.take())
 
     def _batch_step(self, lane: Lane) -> Callable[[], None]:
         """Take the oldest work and whatever may share its micro-batch."""
         queue = self._ready[lane]
-        first = queue[0]
-        key, values = (first.request.task, first.key), 0
+        key, values = (queue[0].request.task, queue[0].key), 0
         batch: list[Work] = []
         skipped: list[Work] = []
         while queue and len(batch) < self.max_batch:
@@ -240,23 +250,19 @@ class Batcher:
             else:
                 live.append(work)
         if live:
-            started = time.monotonic()
-            answers = run_batch(self.runtimes[live[0].request.task], live, self._out_of_memory)
-            self.busy_s += time.monotonic() - started
-            self.hooks.finished(live, answers)
+            self._pipeline.run(self.runtimes[live[0].request.task], live)
 
     def _run_suspect(self, work: Work) -> None:
         if work.job.dropped:
             self.hooks.dropped(work)
-        elif not self.hooks.suspect(work):
-            return
-        elif work.is_long:
+        elif self.hooks.suspect(work):
             work.ready_at = time.monotonic()
-            with self._lock:
-                self._put_long(work)
-        else:
-            work.ready_at = time.monotonic()
-            self._run_batch([work])
+            if work.is_long:
+                with self._lock:
+                    self._put_long(work)
+            else:
+                self._run_batch([work])
+                self._pipeline.finish()
 
     def _run_long(self, long: LongWork) -> None:
         """Make one step; a stopped job may use one more to hand over the best it has."""

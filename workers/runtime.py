@@ -13,6 +13,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from visionpipe.errors import OutOfMemoryError
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import Result
+from workers.cuda_copies import Pending
 from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.work import Work
@@ -116,12 +118,48 @@ def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callabl
         batch: Prepared work of one key.
         on_out_of_memory: Told the size of a batch for which the memory did not suffice.
     """
+    return finish_batch(begin_batch(runtime, batch), on_out_of_memory)
+
+
+@dataclass
+class Begun:
+    """A micro-batch whose forward pass has been launched."""
+
+    runtime: Runtime
+    batch: Sequence[Work]
+    started: float
+    outputs: Any = None
+    failure: BaseException | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the device still computes it, so that others may be launched meanwhile."""
+        return isinstance(self.outputs, Pending)
+
+
+def begin_batch(runtime: Runtime, batch: Sequence[Work]) -> Begun:
+    """Launch one micro-batch; on a CPU that computes all of it."""
+    begun = Begun(runtime, batch, time.monotonic())
     try:
-        return _attempt(runtime, batch)
+        begun.outputs = runtime.forward(batch)
     except (Exception, SystemExit) as error:
         if is_fatal(error):
             raise
-        failure = error
+        begun.failure = error
+    return begun
+
+
+def finish_batch(begun: Begun, on_out_of_memory: Callable[[int], None]) -> list[Answer]:
+    """Wait for what was launched, and give its results; see ``run_batch``."""
+    runtime, batch, failure = begun.runtime, begun.batch, begun.failure
+    if failure is None:
+        try:
+            return _results(begun)
+        except (Exception, SystemExit) as error:
+            if is_fatal(error):
+                raise
+            failure = error
+    begun.outputs = begun.failure = None
     # Out here the frames that failed, and with them their tensors, can be let go before anything is tried again.
     if is_out_of_memory(failure):
         traceback.clear_frames(failure.__traceback__)
@@ -135,11 +173,12 @@ def run_batch(runtime: Runtime, batch: Sequence[Work], on_out_of_memory: Callabl
     return [outcome for half in halves for outcome in run_batch(runtime, half, on_out_of_memory)]
 
 
-def _attempt(runtime: Runtime, batch: Sequence[Work]) -> list[Answer]:
-    started = time.monotonic()
-    outputs = runtime.forward(batch)
+def _results(begun: Begun) -> list[Answer]:
+    batch, started, outputs = begun.batch, begun.started, begun.outputs
+    if isinstance(outputs, Pending):
+        outputs = outputs.values()
     ended = time.monotonic()
-    results = list(runtime.results(outputs, batch))
+    results = list(begun.runtime.results(outputs, batch))
     if len(results) != len(batch):
         raise ValueError(f"results() gave {len(results)} outcomes for {len(batch)} images")
     postprocess_ms = (time.monotonic() - ended) * 1000
