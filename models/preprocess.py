@@ -36,6 +36,7 @@ class Preprocess:
         self._resampling = RESAMPLING[preprocessing.interpolation]
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32).view(-1, 1, 1)
+        self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
         """Prepare one picture.
@@ -58,8 +59,10 @@ class Preprocess:
         if image.mode != mode:
             image = image.convert(mode)
         image = self._fit(image, full_wh or image.size)
-        levels_HWC = np.array(image).reshape(image.height, image.width, len(mode))
-        return torch.from_numpy(levels_HWC).permute(2, 0, 1).contiguous()
+        levels = np.array(image)
+        if len(mode) == 1:
+            return torch.from_numpy(levels.reshape(1, image.height, image.width))
+        return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
 
     @property
     def enough_px(self) -> int | None:
@@ -74,7 +77,11 @@ class Preprocess:
 
     def normalise(self, levels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise; uint8 of shape (..., C, H, W) gives float32 of the same shape and device."""
-        mean, std = self._mean.to(levels.device), self._std.to(levels.device)
+        if levels.device not in self._there:
+            # Copied once: a small copy before each batch would wait for all that a GPU has yet to compute.
+            with torch.inference_mode(False):
+                self._there[levels.device] = (self._mean.to(levels.device), self._std.to(levels.device))
+        mean, std = self._there[levels.device]
         return levels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _fit(self, image: Image.Image, full_wh: tuple[int, int]) -> Image.Image:

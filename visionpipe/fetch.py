@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionpipe.errors import ImageChangedError, ImageExpiredError, ImageNotFoundError, ImageTooLargeError
-from visionpipe.media import MediaRoots
+from visionpipe.media import Folders, MediaRoots
 from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage, MediaImage
 from visionpipe.settings import Settings
 from visionpipe.store import Store
@@ -32,8 +32,12 @@ class Fetcher:
         self._media = MediaRoots(media_roots)
         self._urls: UrlFetcher | None = None
 
-    def fetch(self, ref: ImageRef) -> bytes:
+    def fetch(self, ref: ImageRef, folders: Folders | None = None) -> bytes:
         """Read the encoded image.
+
+        Args:
+            ref: Where it lies.
+            folders: Those of media roots that are open already.
 
         Raises:
             ImageError: One of its kinds says why it cannot be had.
@@ -45,7 +49,7 @@ class Fetcher:
             case BlobImage():
                 return self._stored(ref)
             case MediaImage():
-                return self._media.read(ref, max_bytes=self._settings.max_image_bytes)
+                return self._media.read(ref, max_bytes=self._settings.max_image_bytes, folders=folders)
             case _:
                 return self._url_fetcher().fetch(ref.url)
 

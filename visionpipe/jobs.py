@@ -214,6 +214,14 @@ class Job(Generic[ResultT]):
         """See ``AsyncJob.wait``."""
         return self._portal.run(self._job.wait(timeout))
 
+    def wait_raw(self, timeout: float | None = None) -> RawEnvelope:
+        """See ``AsyncJob.wait_raw``."""
+        return self._portal.run(self._job.wait_raw(timeout))
+
+    def read(self, raw: RawEnvelope) -> Envelope[ResultT]:
+        """See ``AsyncJob.read``."""
+        return self._job.read(raw)
+
     def result(self, timeout: float | None = None) -> ResultT:
         """See ``AsyncJob.result``."""
         return self._portal.run(self._job.result(timeout))

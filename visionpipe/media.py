@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Self
 
 from visionpipe.errors import ImageChangedError, ImageNotFoundError, ImageTooLargeError, UnknownMediaRootError
 from visionpipe.schemas.images import MediaImage
@@ -113,8 +114,13 @@ class MediaRoots:
             self._folder = (folder, now + FOLDER_FRESH_S, real)
         return os.path.join(real, last), status  # noqa: PTH118 - as above
 
-    def read(self, ref: MediaImage, *, max_bytes: int) -> bytes:
+    def read(self, ref: MediaImage, *, max_bytes: int, folders: Folders | None = None) -> bytes:
         """Read a referenced file, following no symbolic link below the root.
+
+        Args:
+            ref: The file.
+            max_bytes: Largest file to read.
+            folders: Those that are open already; unset opens the file's own for this once.
 
         Raises:
             UnknownMediaRootError: The root is not mounted here, or the path leaves it.
@@ -128,32 +134,57 @@ class MediaRoots:
                 f"media root {ref.root!r} is not mounted by this worker; it mounts {self.names or 'none'}",
                 root=ref.root,
             )
+        if folders is None:
+            with Folders() as own:
+                return self.read(ref, max_bytes=max_bytes, folders=own)
         shown = f"{ref.path!r} below media root {ref.root!r}"
-        fd = _open_below(root, ref.path, shown)
+        fd = folders.open_file(root, ref.path, shown)
         try:
             return _read_all(fd, shown, max_bytes, (ref.size_bytes, ref.mtime_ns))
         finally:
             os.close(fd)
 
 
-def _open_below(root: Path, relative: str, shown: str) -> int:
-    parts = relative.split("/")
-    if "\0" in relative or any(part in ("", ".", "..") for part in parts):
-        raise UnknownMediaRootError(f"{shown} is not a plain relative path; it must not leave its root")
-    try:
-        fd = os.open(root, _READ | _FOLDER)
-        for depth, part in enumerate(parts, start=1):
-            flags = _READ | _NOFOLLOW | (_FOLDER if depth < len(parts) else 0)
-            parent, fd = fd, -1
-            try:
-                fd = os.open(part, flags, dir_fd=parent)
-            finally:
-                os.close(parent)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UnknownMediaRootError(f"{shown} is a symbolic link; workers follow none below a root") from error
-        raise ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}") from error
-    return fd
+class Folders:
+    """Folders that stay open while several files are read from them; for one thread, and for moments.
+
+    Opening each file's folders anew costs more than reading a tiny file: every call of the system also gives another
+    thread its turn to run Python.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Path, str], int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def open_file(self, root: Path, relative: str, shown: str) -> int:
+        """Open a file below a root, following no link below that; the descriptor is the caller's."""
+        if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
+            raise UnknownMediaRootError(f"{shown} is not a plain relative path; it must not leave its root")
+        folder, _, name = relative.rpartition("/")
+        try:
+            return os.open(name, _READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UnknownMediaRootError(f"{shown} is a symbolic link; workers follow none below a root") from error
+            raise ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}") from error
+
+    def _folder(self, root: Path, relative: str) -> int:
+        known = self._open.get((root, relative))
+        if known is not None:
+            return known
+        if relative:
+            parent, _, name = relative.rpartition("/")
+            fd = os.open(name, _READ | _NOFOLLOW | _FOLDER, dir_fd=self._folder(root, parent))
+        else:
+            fd = os.open(root, _READ | _FOLDER)
+        self._open[root, relative] = fd
+        return fd
 
 
 def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | None = None) -> bytes:

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.loading import parity_images
 from models.preprocess import Preprocess
 from visionpipe.schemas.requests import ClassificationOptions
+from workers.cuda_copies import Pending
 from workers.hosted import HostedModel
 from workers.labels import label_of
 from workers.runtime import Outcome, Runtime, Written
@@ -31,30 +32,36 @@ class ClassificationRuntime(Runtime):
         super().__init__(hosted)
         self._reference = Preprocess(hosted.card.preprocess)
         self._preprocess = hosted.hooks.preprocess or self._reference
+        self._enough_px = self._reference.enough_px if hosted.hooks.preprocess is None else None
         # What stands before a class's score, which a thousand images share.
         self._class_json = cache(self._make_class_json)
 
     def enough_px(self) -> int | None:
         """Twice the side that the card resizes to; the owner's own code gets pictures in full."""
-        return self._reference.enough_px if self.hosted.hooks.preprocess is None else None
+        return self._enough_px
 
     def prepare(self, work: Work) -> None:
         """Make the network's input: levels, uint8 (C, H, W), or what the owner's own code gives, float32."""
-        assert work.image is not None
-        if self.hosted.hooks.preprocess is not None:
-            work.prepared = self.hosted.hooks.preprocess(work.image.image)
-        else:
-            work.prepared = self._reference.levels(work.image.image, work.image.full_wh)
+        if work.prepared is None:
+            assert work.image is not None
+            work.prepared = self._prepared(work.image.image, work.image.full_wh)
         work.num_pixels = work.prepared.numel()
         work.key = tuple(work.prepared.shape)
 
+    def _prepared(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
+        own = self.hosted.hooks.preprocess
+        return self._reference.levels(image, full_wh) if own is None else own(image)
+
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Work]) -> Tensor:
-        """Give probabilities, float32 (N, K) in [0, 1], on the CPU."""
-        inputs_NCHW = torch.stack([work.prepared for work in batch])
+    def forward(self, batch: Sequence[Work]) -> Tensor | Pending:
+        """Give probabilities, float32 (N, K) in [0, 1], on the CPU or on their way there."""
+        return self.hosted.copies.fetch(self._answer([work.prepared for work in batch]))
+
+    def _answer(self, prepared: Sequence[Tensor]) -> Tensor:
+        inputs_NCHW = self.hosted.copies.stack(prepared)
         if inputs_NCHW.dtype == torch.uint8:
             # All at once, on the device: four small operations per picture take longer than a small network.
-            inputs_NCHW = self._reference.normalise(inputs_NCHW.to(self.hosted.device.torch_device))
+            inputs_NCHW = self._reference.normalise(inputs_NCHW)
         return self._probabilities(self.hosted.to_input(inputs_NCHW))
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Outcome]:
@@ -87,14 +94,14 @@ class ClassificationRuntime(Runtime):
 
     def _probabilities(self, inputs: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         logits: Tensor = self.hosted.classifier(network)(inputs)
-        return logits.float().softmax(dim=1).cpu()
+        return logits.float().softmax(dim=1)
 
     def warm_up(self, num_images: int) -> None:
         """Run one micro-batch of a blank picture."""
         height, width = self.hosted.card.preprocess.input_size_hw or (256, 256)
-        blank = self._preprocess(Image.new("RGB", (width, height)))
+        blank = self._prepared(Image.new("RGB", (width, height)))
         with torch.inference_mode():
-            self._probabilities(self.hosted.to_input(blank.expand(num_images, *blank.shape).contiguous()))
+            self._answer([blank] * num_images).cpu()
 
     def agrees_with(self, compiled: Callable[[Tensor], Tensor]) -> bool:
         """Compare probabilities with fp32 on the card's parity inputs."""
@@ -111,7 +118,7 @@ class ClassificationRuntime(Runtime):
         device = self.hosted.device.torch_device
         exact = torch.cat([self._probabilities(x.to(device), self.hosted.master) for x in inputs])
         moved = (x.to(device, dtype).contiguous(memory_format=torch.channels_last) for x in inputs)
-        return agrees(exact, torch.cat([self._probabilities(x, network) for x in moved]))
+        return agrees(exact.cpu(), torch.cat([self._probabilities(x, network) for x in moved]).cpu())
 
 
 def agrees(exact: Tensor, quick: Tensor) -> bool:

@@ -6,17 +6,23 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis import Redis
 
-from visionpipe.errors import InvalidRequestError, QueueUnavailableError, ServiceError, UnsupportedTaskError, VisionPipeError
+from visionpipe.errors import (
+    InvalidRequestError,
+    QueueUnavailableError,
+    ServiceError,
+    UnsupportedTaskError,
+    VisionPipeError,
+)
 from visionpipe.fetch import Fetcher
+from visionpipe.media import Folders
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import JobState, Lane
+from visionpipe.schemas.jobs import JobState
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
@@ -33,6 +39,7 @@ from workers.outcome import describe
 from workers.persist import persist
 from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime, Written
+from workers.suspects import Suspects
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
@@ -78,8 +85,6 @@ class Engine:
         self._settings = settings
         self._held: dict[str, HeldJob] = {}
         self._lock = threading.Lock()
-        self._suspects: deque[Work] = deque()
-        self._suspect: Work | None = None
         self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
         self._readers = LaneThreads("decode", self._read_into_batch, default_decode_threads(settings.decode_threads))
@@ -91,6 +96,7 @@ class Engine:
             suspect=self._read_suspect,
         )
         self.batcher = Batcher(parts.runtimes, hooks, max_batch)
+        self._suspects = Suspects(self.batcher.put_suspect)
         self._way = RightOfWay()
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
 
@@ -175,34 +181,19 @@ class Engine:
         self._parts.window.add(claim.lane, len(works), weight)
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
-            with self._lock:
-                if claim.lane is Lane.INTERACTIVE:
-                    self._suspects.extendleft(reversed(works))
-                else:
-                    self._suspects.extend(works)
-            self._next_suspect()
+            self._suspects.put(claim.lane, works)
             return
         if quick:
             self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
         self._readers.put(claim.lane, works)
 
-    def _next_suspect(self, settled: Work | None = None) -> None:
-        """One at a time through the whole worker, so that the mark in Redis names the only one that can be guilty."""
-        with self._lock:
-            if settled is self._suspect:
-                self._suspect = None
-            if self._suspect is not None or not self._suspects:
-                return
-            self._suspect = self._suspects.popleft()
-            self.batcher.put_suspect(self._suspect)
-
-    def _prepare(self, work: Work) -> bool:
+    def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
         """Fetch, decode and preprocess; an exception is the image's outcome."""
         try:
             runtime = self._parts.runtimes[work.request.task]
             if work.ref is not None:
-                self._reader.fill(work, work.ref, enough_px=runtime.enough_px())
+                self._reader.fill(work, work.ref, enough_px=runtime.enough_px(), folders=folders)
             started = time.monotonic()
             runtime.prepare(work)
             work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
@@ -229,16 +220,17 @@ class Engine:
 
     def _read_into_batch(self, works: Sequence[Work]) -> None:
         lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
-        for work in works:
-            self._way.step_aside(work.job.lane, quick=work.is_quick)
-            if work.job.dropped:
-                self.committer.put([work], [None])
-            elif self._prepare(work):
-                if work.is_long and work.is_quick:
-                    # Only its pixels told that it takes long.
-                    work.is_quick = False
-                    self._way.leave(lane)
-                self.batcher.put(work)
+        with Folders() as folders:
+            for work in works:
+                self._way.step_aside(work.job.lane, quick=work.is_quick)
+                if work.job.dropped:
+                    self.committer.put([work], [None])
+                elif self._prepare(work, folders):
+                    if work.is_long and work.is_quick:
+                        # Only its pixels told that it takes long.
+                        work.is_quick = False
+                        self._way.leave(lane)
+                    self.batcher.put(work)
         self.batcher.expect(lane, -expected)
 
     def _read_suspect(self, work: Work) -> bool:
@@ -291,7 +283,7 @@ class Engine:
         self._parts.window.remove(job.lane, len(works), job.weight, num_done=num_done)
         if job.suspect:
             for work in works:
-                self._next_suspect(work)
+                self._suspects.settled(work)
         else:
             self._way.leave(job.lane, sum(work.is_quick for work in works))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.images import Decoded, decode
 from visionpipe.fetch import Fetcher
+from visionpipe.media import Folders
 from visionpipe.schemas.images import ImageRef
 from visionpipe.settings import Settings
 from workers.persist import persist
@@ -37,11 +38,11 @@ class Reader:
         data = persist(lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s)
         return self._decode(data)
 
-    def fill(self, work: Work, ref: ImageRef, *, enough_px: int | None = None) -> None:
+    def fill(self, work: Work, ref: ImageRef, *, enough_px: int | None = None, folders: Folders | None = None) -> None:
         """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does."""
         started = time.monotonic()
         data = persist(
-            lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
+            lambda: self._fetcher.fetch(ref, folders), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
         )
         fetched = time.monotonic()
         work.image = self._decode(data, None if self._settings.full_decode else enough_px)
