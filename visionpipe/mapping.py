@@ -18,21 +18,12 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from visionpipe.envelopes import outcomes
-from visionpipe.errors import (
-    ImageError,
-    InvalidRequestError,
-    NoWorkerError,
-    QueueFullError,
-    QueueUnavailableError,
-    UnknownJobError,
-    VisionPipeError,
-)
-from visionpipe.jobs import AsyncJob
+from visionpipe.errors import ImageError, InvalidRequestError
+from visionpipe.patience import Patience, Send
 from visionpipe.schemas.jobs import Item
 from visionpipe.schemas.requests import MAX_IMAGES
 from visionpipe.schemas.results import Result
@@ -44,12 +35,6 @@ T = TypeVar("T")
 
 LINGER_S = 0.2
 """A chunk that a slow source has not filled by then goes as it is."""
-AWAY_S = 90.0
-"""How long a stream that has begun bears that Redis, or every worker, is away."""
-MAX_LOST = 3
-"""How often the jobs of one chunk may vanish from Redis."""
-CANCEL_S = 5.0
-"""How long leaving a stream may take to cancel one job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +68,6 @@ class Unreadable:
 
 Outcome: TypeAlias = Prepared | Unreadable
 Read = Callable[[ImageSource], Prepared]
-Send = Callable[[Sequence[Prepared]], Awaitable[AsyncJob[ResultT]]]
 
 
 async def stream(
@@ -129,7 +113,7 @@ class _Flow(Generic[ResultT]):
         self._send = send
         self._ordered = ordered
         self._window = window
-        self._patience = _Patience()
+        self._patience = Patience()
         self._freed = asyncio.Event()
 
     async def produce(self, chunks: AsyncGenerator[list[Outcome], None]) -> None:
@@ -168,9 +152,7 @@ class _Flow(Generic[ResultT]):
             await self._freed.wait()
 
 
-async def _run(
-    chunk: Sequence[Outcome], start: int, send: Send[ResultT], patience: _Patience
-) -> list[Item[ResultT]]:
+async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT], patience: Patience) -> list[Item[ResultT]]:
     items: dict[int, Item[ResultT]] = {}
     good: list[int] = []
     for position, image in enumerate(chunk):
@@ -185,52 +167,6 @@ async def _run(
                 update={"index": start + position, "name": item.name or chunk[position].name}
             )
     return [items[position] for position in range(len(chunk))]
-
-
-class _Patience:
-    """Bears what passes: a full queue; and, once a job of the stream was accepted, a Redis or workers that went away."""
-
-    def __init__(self) -> None:
-        self._accepted_at: float | None = None
-
-    async def answers(self, send: Send[ResultT], images: Sequence[Prepared]) -> list[Item[ResultT]]:
-        """Have one chunk answered."""
-        lost = 0
-        while True:
-            job = await self._accepted(send, images)
-            try:
-                return await _outcomes(job)
-            except UnknownJobError:
-                # Redis came back empty. Results that expire before they can be read would look the same for ever.
-                lost += 1
-                if lost > MAX_LOST:
-                    raise
-
-    async def _accepted(self, send: Send[ResultT], images: Sequence[Prepared]) -> AsyncJob[ResultT]:
-        while True:
-            try:
-                job = await send(images)
-            except QueueFullError as error:
-                pause = error.details.get("retry_after_s", 1.0)
-            except (QueueUnavailableError, NoWorkerError):
-                if self._accepted_at is None or time.monotonic() - self._accepted_at > AWAY_S:
-                    raise
-                pause = 0.5
-            else:
-                self._accepted_at = time.monotonic()
-                return job
-            await asyncio.sleep(pause)
-
-
-async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
-    try:
-        return outcomes(await job.wait())
-    except asyncio.CancelledError:
-        # Nobody will read the answers any more; the device has better things to do.
-        with suppress(VisionPipeError, TimeoutError):
-            async with asyncio.timeout(CANCEL_S):
-                await job.cancel()
-        raise
 
 
 async def _chunks(

@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueUnavailableError, VisionPipeError
@@ -38,6 +39,8 @@ PATIENCE_S = 5.0
 """How long a call waits for a Redis that went away; one that never came is given a fifth of it."""
 BLOCK_S = 5.0
 """How long one read of the reply stream blocks; well below the connection's timeout."""
+CLOSE_S = 1.0
+"""How long closing may wait for Redis."""
 CONNECTIONS = 16
 """Calls under way at once; a thousand waiters must not open a thousand connections."""
 
@@ -147,8 +150,18 @@ class RedisTransport:
             for task in running:
                 task.cancel()
             _, running = await asyncio.wait(running, timeout=0.1)
+        if self._tasks:
+            await self._forget_replies()
         self._tasks.clear()
         await self._redis.aclose()
+
+    async def _forget_replies(self) -> None:
+        from redis.exceptions import RedisError
+
+        # A server that is away for good must not hold up the end; there the stream expires.
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._redis.unlink(keys.reply(self.client))
 
     async def _call(self, call: Call[T]) -> T:
         give_up = time.monotonic() + (PATIENCE_S if self._connected else PATIENCE_S / 5)

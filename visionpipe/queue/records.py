@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from visionpipe.schemas.base import Schema
 from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
 
 logger = logging.getLogger("visionpipe.queue")
+SchemaT = TypeVar("SchemaT", bound=Schema)
 
 FIELDS = (
     *("task", "model", "lane", "state", "total", "finished", "attempts", "submitted_at", "started_at", "ended_at"),
@@ -153,8 +154,8 @@ def _job_record(job: str, field: dict[str, bytes]) -> JobRecord:
         deadline_at=seconds("deadline_at"),
         worker=field["worker"].decode() if "worker" in field else None,
         cancel_requested=field.get("cancel") == b"1",
-        progress=Progress.model_validate_json(field["progress"]) if "progress" in field else None,
-        error=ErrorInfo.model_validate_json(field["error"]) if "error" in field else None,
+        progress=_known(Progress, field["progress"]) if "progress" in field else None,
+        error=_known(ErrorInfo, field["error"]) if "error" in field else None,
     )
 
 
@@ -167,9 +168,20 @@ def raw_envelope(job: str, answer: list[Any]) -> RawEnvelope | None:
     items = pairs(answer[1])
     return RawEnvelope(
         record,
-        ModelInfo.model_validate_json(told) if told else None,
+        _known(ModelInfo, told) if told else None,
         [items[index] for index in sorted(items, key=int)],
     )
+
+
+def _known(schema: type[SchemaT], text: bytes | str) -> SchemaT:
+    """Read what another version may have written: fields that this one does not know are left out."""
+    told = json.loads(text)
+    return schema.model_validate_json(json.dumps({name: told[name] for name in schema.model_fields if name in told}))
+
+
+def _worker_record(told: dict[str, Any]) -> WorkerRecord:
+    lanes = [lane for lane in told["lanes"] if lane in set(Lane)]
+    return _known(WorkerRecord, json.dumps({**told, "lanes": lanes}))
 
 
 def worker_records(answer: list[bytes]) -> list[WorkerRecord]:
@@ -179,7 +191,7 @@ def worker_records(answer: list[bytes]) -> list[WorkerRecord]:
         try:
             told: dict[str, Any] = json.loads(answer[i])
             beat_at = float(answer[i + 1]) / 1000
-            found.append(WorkerRecord.model_validate_json(json.dumps({**told, "beat_at": beat_at})))
+            found.append(_worker_record({**told, "beat_at": beat_at}))
         except (ValueError, TypeError) as error:
             # One that a stranger wrote must not hide the others.
             logger.warning("an announcement that cannot be read was passed over: %.200s", error)

@@ -60,3 +60,16 @@ def test_a_job_that_keeps_losing_workers_fails(queue):
     assert (record.state, record.error.code, record.attempts) == (JobState.FAILED, "poison", claim.attempts + 1)
     assert queue.do(calls.accounts())["net"].failed == 2
     queue.check_books()
+
+
+def test_a_job_of_many_guilty_images_outlives_more_deaths_than_an_unmarked_one_may(queue):
+    guilty = list(range(queue.settings.max_attempts))
+    job = queue.submit(len(guilty) + 1)
+    for index in guilty:
+        for _ in range(queue.settings.max_marks):
+            poison(queue, queue.claim(job), index)
+    claim = queue.claim(job)
+    assert claim.finished == frozenset(guilty)
+    queue.commit(claim, ok(len(guilty)))
+    assert queue.record(job).state is JobState.DONE
+    queue.check_books()

@@ -45,11 +45,14 @@ end
 
 local function remaining(record) return tonumber(record.total) - tonumber(record.finished) end
 
+-- Nobody reads the replies of a client that has gone; one that was away for longer reads the records.
+local REPLY_TTL_MS = 600000
+
 local function notify(client, job, state)
   if client and client ~= '' then
     local key = 'vp:reply:' .. client
     redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'job', job, 'state', state)
-    redis.call('PEXPIRE', key, 86400000)
+    redis.call('PEXPIRE', key, REPLY_TTL_MS)
   end
 end
 

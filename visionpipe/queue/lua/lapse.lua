@@ -19,7 +19,10 @@ local function lapse(job, now, template, max_attempts, max_marks)
   end
   local key = 'vp:job:' .. job
   local attempts = redis.call('HINCRBY', key, 'attempts', 1)
+  -- A death with a marked image is that image's; it is bounded by max_marks, and a chunk may hold many guilty ones.
+  local marked = tonumber(read(job, 'marked').marked or 0)
   if record.mark then
+    marked = redis.call('HINCRBY', key, 'marked', 1)
     local index = tonumber(record.mark)
     if redis.call('HINCRBY', key, 'marks:' .. record.mark, 1) >= max_marks then poison_item(job, record, index) end
     redis.call('HDEL', key, 'mark')
@@ -30,7 +33,7 @@ local function lapse(job, now, template, max_attempts, max_marks)
     end_job(job, record, 'cancelled', error_json('cancelled', 'The job was cancelled while it ran.'), now)
   elseif record.deadline_at and tonumber(record.deadline_at) <= now then
     end_job(job, record, 'expired', expiry_json(), now)
-  elseif attempts >= max_attempts then
+  elseif attempts - marked >= max_attempts then
     end_job(job, record, 'failed', error_json('poison', 'Expected the job to end; instead its worker died ' ..
       attempts .. ' times. The worker logs say why.'), now)
   else
