@@ -24,6 +24,7 @@ from visionpipe.errors import InvalidRequestError, ModelLoadError
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.requests import EmbeddingOptions
 from visionpipe.schemas.results import EmbeddingResult
+from workers.cuda_copies import Pending
 from workers.hosted import HostedModel
 from workers.runtime import Answer, Runtime
 from workers.work import Work
@@ -43,7 +44,8 @@ class EmbeddingRuntime(Runtime):
 
     def __init__(self, hosted: HostedModel) -> None:
         super().__init__(hosted)
-        self._preprocess = hosted.hooks.preprocess or Preprocess(hosted.card.preprocess)
+        self._reference = Preprocess(hosted.card.preprocess)
+        self._preprocess = hosted.hooks.preprocess or self._reference
 
     @cached_property
     def layer(self) -> str:
@@ -54,23 +56,29 @@ class EmbeddingRuntime(Runtime):
         return default_layer(self.hosted.master, probe)
 
     def prepare(self, work: Work) -> None:
-        """Make the network's input, float32 (C, H, W); images of one layer, pooling and shape may share a batch."""
+        """Make levels, uint8 (C, H, W), or what the owner's own code gives, float32.
+
+        Images of one layer, pooling and shape may share a batch.
+        """
         assert work.image is not None
         options = _options(work)
         if options.layer is not None:
             check_layer(self.hosted.master, options.layer)
-        work.prepared = self._preprocess(work.image.image)
+        own = self.hosted.hooks.preprocess
+        work.prepared = self._reference.levels(work.image.image) if own is None else own(work.image.image)
         work.num_pixels = work.prepared.numel()
         work.key = (options.layer, options.pooling, tuple(work.prepared.shape))
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Work]) -> Tensor:
-        """Give features, float32 (N, D), on the CPU."""
-        inputs_NCHW = torch.stack([work.prepared for work in batch])
+    def forward(self, batch: Sequence[Work]) -> Tensor | Pending:
+        """Give features, float32 (N, D), on the CPU or on their way there."""
+        inputs_NCHW = self.hosted.copies.stack([work.prepared for work in batch])
+        if inputs_NCHW.dtype == torch.uint8:
+            inputs_NCHW = self._reference.normalise(inputs_NCHW)
         options = _options(batch[0])
         layer = options.layer or self.layer
         network = self.hosted.unfolded if layer.removesuffix(INPUT) in self.hosted.folded else self.hosted.fast
-        return Features(network, layer, options.pooling)(self.hosted.to_input(inputs_NCHW)).cpu()
+        return self.hosted.copies.fetch(Features(network, layer, options.pooling)(self.hosted.to_input(inputs_NCHW)))
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Answer]:
         """Give each image its vector; writing it beside the result is left for later."""

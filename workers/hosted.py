@@ -16,6 +16,8 @@ from models.devices import pick_device
 from models.folding import fold_batch_norms
 from models.loading import hooks, load
 from visionpipe.schemas.jobs import ModelInfo
+from workers.cuda import Cuda
+from workers.cuda_copies import Copies
 from workers.device import Device, pick_precision
 
 
@@ -49,6 +51,8 @@ class HostedModel:
         entry: Where the card was found.
         master: The network in fp32, eval mode, on the device; for hooks and gradients.
         device: Where it computes, and in which precision it answers.
+        cuda: The device, if it is a GPU.
+        copies: The way of micro-batches to the device and back.
         fast: The network in the answering precision, batch norms folded.
         answering: The same, with whatever of it has been compiled since.
         folded: Modules inside ``fast`` whose outputs are not those of the same modules in ``master``.
@@ -61,6 +65,8 @@ class HostedModel:
         torch_device = pick_device(device)
         self.master: nn.Module = load(entry).to(torch_device)
         self.device = Device(torch_device, "fp32")
+        self.cuda = Cuda(torch_device) if torch_device.type == "cuda" else None
+        self.copies = Copies(self.cuda)
         self.fast: nn.Module = self.master
         self.answering = Answering(self.fast)
         self.folded: frozenset[str] = frozenset()
@@ -100,7 +106,7 @@ class HostedModel:
 
     def to_input(self, batch: Tensor) -> Tensor:
         """Move a float32 batch (N, C, H, W) to the device, in the answering precision."""
-        moved = batch.to(self.device.torch_device, self.device.dtype, non_blocking=True)
+        moved = self.copies.move(batch).to(self.device.torch_device, self.device.dtype)
         return moved.contiguous(memory_format=torch.channels_last) if moved.ndim == 4 else moved
 
     @cached_property

@@ -22,6 +22,7 @@ from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.requests import SegmentationOptions
 from visionpipe.schemas.results import SegmentationResult
+from workers.cuda_copies import Pending
 from workers.device import free_memory, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.runtime import Answer, Runtime
@@ -65,15 +66,15 @@ class SegmentationRuntime(Runtime):
         work.key = (channels, *prepared.grid.tile_hw)
         work.num_pixels = prepared.values.size if work.is_long else channels * int(np.prod(prepared.grid.tile_hw))
 
-    def forward(self, batch: Sequence[Work]) -> Probabilities:
-        """Give probabilities, float32 (N, K, H, W), padding included."""
-        return self._predict(torch.cat([work.prepared.cut([Tile(0, 0)]) for work in batch]))
+    def forward(self, batch: Sequence[Work]) -> Tensor | Pending:
+        """Give probabilities, float32 (N, K, H, W), padding included, on the CPU or on their way there."""
+        return self.hosted.copies.fetch(self._compute(torch.cat([work.prepared.cut([Tile(0, 0)]) for work in batch])))
 
-    def results(self, outputs: Probabilities, batch: Sequence[Work]) -> list[Answer]:
+    def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Answer]:
         """Leave maps, objects and encoding to the finishing threads."""
         return [
             partial(self._whole, work, probabilities_KHW)
-            for work, probabilities_KHW in zip(batch, outputs, strict=True)
+            for work, probabilities_KHW in zip(batch, outputs.numpy(), strict=True)
         ]
 
     def steps(self, work: Work) -> Generator[Progress, None, Answer]:
@@ -132,9 +133,13 @@ class SegmentationRuntime(Runtime):
         return True
 
     @torch.inference_mode()
+    def _compute(self, values_NCHW: Tensor) -> Tensor:
+        # Levels are a quarter of the bytes of what they become.
+        there_NCHW = self.hosted.copies.move(values_NCHW)
+        return self._probabilities(self.hosted.to_input(self._inputs.normalised(there_NCHW)), self.hosted.fast)
+
     def _predict(self, values_NCHW: Tensor) -> Probabilities:
-        inputs_NCHW = self.hosted.to_input(self._inputs.normalised(values_NCHW))
-        outputs: Probabilities = self._probabilities(inputs_NCHW, self.hosted.fast).numpy()
+        outputs: Probabilities = self._compute(values_NCHW).cpu().numpy()
         return outputs
 
     def _predict_tiles(self, prepared: Prepared, tiles: Sequence[Tile]) -> Probabilities:
@@ -164,7 +169,7 @@ class SegmentationRuntime(Runtime):
             # A sigmoid is the softmax over this logit and 0.
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         probabilities: Tensor = logits.float().softmax(dim=1)
-        return probabilities.cpu().contiguous()
+        return probabilities.contiguous()
 
     def _tiles_per_step(self, prepared: Prepared) -> int:
         tile_s = prepared.values.shape[0] * float(np.prod(prepared.grid.tile_hw)) * self._s_per_value

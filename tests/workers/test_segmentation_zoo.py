@@ -67,7 +67,8 @@ def test_probabilities_equal_torchvisions_own_call(name: str, monkeypatch: pytes
         monkeypatch.setattr(torch.nn.init, drawn, lambda tensor, *_, **__: tensor)
     monkeypatch.setattr("workers.hosted.load", lambda entry: zoo.build(entry.card, network.state_dict()).eval())
     runtime = SegmentationRuntime(HostedModel(Entry(card, None, "torchvision"), device="cpu"))
-    ours = runtime.forward([prepared(runtime, image, scale=SHORTER_SIDE_PX / 520) for image in images])
+    outputs: Any = runtime.forward([prepared(runtime, image, scale=SHORTER_SIDE_PX / 520) for image in images])
+    ours = outputs.numpy()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
     # The comparison can fail: answers differ between pictures and places.
@@ -137,7 +138,7 @@ def test_a_users_checkpoint_answers_as_in_its_own_package(
     runtime.warm_up(1)
     work = prepared(runtime, photograph((90, 61)))
     assert work.prepared.grid.tile_hw == (64, 96)
-    found = runtime.forward([work])
+    found: Any = runtime.forward([work])
     logits = own(runtime._inputs.normalised(work.prepared.cut([Tile(0, 0)])))
     expected = logits.softmax(dim=1) if classes > 1 else torch.cat([1 - logits.sigmoid(), logits.sigmoid()], dim=1)
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=TOLERANCE)
