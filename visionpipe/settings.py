@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from visionpipe.errors import SettingsError
+from visionpipe.redis_url import check_redis_url
 
 
 class Settings(BaseModel):
@@ -17,9 +19,9 @@ class Settings(BaseModel):
     Made directly it is plain values and defaults; ``load_settings`` reads the environment too.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True)
 
-    redis_url: str | None = None
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = Field(default=None, repr=False)
     """``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded Redis."""
     data_dir: Path = Path("~/.local/share/visionpipe")
     """Where the embedded Redis keeps its data."""
@@ -28,7 +30,7 @@ class Settings(BaseModel):
     media_roots: dict[str, Path] = {}
     """Named folders that client and workers both mount: ``{"scans": "/mnt/scans"}``."""
 
-    store_url: str | None = None
+    store_url: str | None = Field(default=None, repr=False)
     """fsspec URL for pixels and artifacts; unset means Redis."""
     blob_ttl_s: float = Field(default=3600, gt=0)
     """Life of a job's pixels without a client or lease that refreshes them."""
@@ -50,7 +52,7 @@ class Settings(BaseModel):
     max_marks: int = Field(default=2, gt=0)
     """An image that was marked when its worker died, so many times, is poison."""
     max_attempts: int = Field(default=10, gt=0)
-    """A job whose workers died so many times fails as poison whatever was marked."""
+    """A job whose workers died so many times while none of its images was marked fails as poison."""
 
     max_image_bytes: int = Field(default=256 * 2**20, gt=0)
     """Largest encoded image, in bytes."""
@@ -87,11 +89,14 @@ def load_settings(**overrides: Any) -> Settings:
         found = _environment()(**{name: value for name, value in overrides.items() if value is not None})
         return Settings(**found.model_dump(exclude_unset=True))
     except ValidationError as error:
-        lines = [
-            f"VISIONPIPE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']} (got {fault['input']!r})"
-            for fault in error.errors()
-        ]
-        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from error
+        lines = [f"VISIONPIPE_{'_'.join(map(str, fault['loc'])).upper()}: {_told(fault)}" for fault in error.errors()]
+        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def _told(fault: ErrorDetails) -> str:
+    said = fault["msg"].removeprefix("Value error, ")
+    # These two hold passwords.
+    return said if fault["loc"][:1] in (("redis_url",), ("store_url",)) else f"{said} (got {fault['input']!r})"
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from visionpipe.embedded import embedded_redis
 from visionpipe.errors import QueueUnavailableError
 from visionpipe.queue import calls, connect, run
+from visionpipe.redis_url import shown
 from visionpipe.schemas.jobs import WorkerRecord
 from visionpipe.settings import Settings, load_settings
 from visionpipe.supervisor import Supervisor, WorkerSpec
@@ -91,7 +92,7 @@ def ensure_stack(
     roots = {**settings.media_roots, **(media_roots or {})}
     with redis_of(settings) as url:
         settings = settings.model_copy(update={"redis_url": url, "media_roots": roots})
-        tell(f"Redis: {url}" if url.startswith("unix:") else "Redis: as configured")
+        tell(f"Redis: {shown(url)}" if url.startswith("unix:") else "Redis: as configured")
         specs = {model: WorkerSpec(model, device=device, precision=precision) for model in models}
         with contextlib.closing(connect(url)) as redis:
             missing = _unserved(list(specs), run(redis, calls.workers()))

@@ -143,7 +143,9 @@ class FsspecStore:
             # Another process writes and deletes too: what a listing said a minute ago means nothing.
             self._fs, root = url_to_fs(url, use_listings_cache=False)
         except (ValueError, ImportError) as error:
-            raise SettingsError(f"VISIONPIPE_STORE_URL {url!r} cannot be opened: {error}") from error
+            # The URL itself may hold a password.
+            scheme = url.partition(":")[0]
+            raise SettingsError(f"VISIONPIPE_STORE_URL, a {scheme!r} URL, cannot be opened: {error}") from error
         self._root = str(root).rstrip("/")
         names = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._atomic = not _ATOMIC.isdisjoint(names)

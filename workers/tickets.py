@@ -13,7 +13,7 @@ import re
 import uuid
 from typing import Any
 
-from kombu import Connection
+from kombu.connection import Connection
 from kombu.transport import redis as transport
 from pydantic_core import from_json
 from redis import Redis
@@ -66,7 +66,7 @@ class _TicketClient(Redis):
     """Gives kombu tickets alone; anything else is as if nothing had come."""
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        answer = super().parse_response(connection, command_name, **options)
+        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not answer:
             return answer
         queue, ticket = answer
@@ -77,36 +77,36 @@ class _TicketClient(Redis):
             return None
 
 
-class _QoS(transport.QoS):  # type: ignore[misc]
+class _QoS(transport.QoS):
     """Forgets messages in flight that cannot be put back, which kombu would try for ever."""
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         try:
-            super().restore_by_tag(tag, client, leftmost)
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
         except (*_UNREADABLE, ResponseError) as error:
             logger.warning("a message in flight was dropped: %.80r: %.80s", tag, error)
-            self._remove_from_indices(tag).execute()
+            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
         try:
-            super().restore_visible(*args, **options)
+            super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
         except RedisError as error:
             logger.warning("messages in flight were not looked through: %s", error)
 
 
-class _Channel(transport.Channel):  # type: ignore[misc]
+class _Channel(transport.Channel):
     QoS = _QoS
 
     def _get_client(self) -> Any:
-        super()._get_client()
+        super()._get_client()  # type: ignore[no-untyped-call]
         return _TicketClient
 
 
-class _Transport(transport.Transport):  # type: ignore[misc]
+class _Transport(transport.Transport):
     Channel = _Channel
 
 
-class TicketConnection(Connection):  # type: ignore[misc]
+class TicketConnection(Connection):
     """A broker connection on which nothing but tickets arrives."""
 
     def get_transport_cls(self) -> type[_Transport]:

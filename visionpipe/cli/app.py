@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from visionpipe.cli.commands import Commands, missing_extra
 from visionpipe.cli.guard import check_names
 from visionpipe.cli.output import out, write_error
+from visionpipe.cli.title import hide_passwords
 from visionpipe.errors import InternalError, VisionPipeError
 
 
@@ -103,6 +104,7 @@ def root(
 
 def main() -> None:
     """Run the command line; ends the process."""
+    hide_passwords()
     app(prog_name="visionpipe")
 
 

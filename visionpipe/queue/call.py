@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from visionpipe.errors import QueueFullError, QueueUnavailableError, VisionPipeError
 from visionpipe.queue.scripts import Script
+from visionpipe.redis_url import check_redis_url, shown
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -61,14 +62,15 @@ def _from_url(factory: Any, url: str, **options: Any) -> Any:
     options |= {"socket_timeout": SILENT_S, "socket_connect_timeout": 5, "health_check_interval": 10}
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
-    if url.startswith("rediss:") and "ssl_cert_reqs" not in url:
-        options["ssl_cert_reqs"] = "required"
     try:
+        check_redis_url(url)
+        if url.startswith("rediss:") and "ssl_cert_reqs" not in url:
+            options["ssl_cert_reqs"] = "required"
         return factory.from_url(url, protocol=2, decode_responses=False, **options)
     except ValueError as error:
         raise QueueUnavailableError(
-            f"Expected a redis://, rediss:// or unix:// URL, got {url!r}: {error}. Mend VISIONPIPE_REDIS_URL."
-        ) from error
+            f"Expected a redis://, rediss:// or unix:// URL, got {shown(url)}: {error}. Mend VISIONPIPE_REDIS_URL."
+        ) from None
 
 
 def run(redis: Redis, call: Call[T]) -> T:

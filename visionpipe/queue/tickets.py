@@ -11,6 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from visionpipe.redis_url import check_redis_url
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -19,8 +21,12 @@ TASK_NAME = "visionpipe.job"
 
 
 def broker_url(redis_url: str) -> str:
-    """Spell a Redis URL the way kombu does, with certificates always checked."""
-    parts = urlsplit(redis_url)
+    """Spell a Redis URL the way kombu does, with certificates always checked.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    parts = urlsplit(check_redis_url(redis_url))
     query = dict(parse_qsl(parts.query))
     if parts.scheme == "unix":
         if "db" in query:
