@@ -1,0 +1,60 @@
+"""Copies to and from a device, on a stand-in for one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers.fake_cuda import POISON, FakeCuda
+from workers.cuda_copies import Copies, Pending
+
+IMAGES = [torch.full((3, 2, 2), level, dtype=torch.uint8) for level in range(4)]
+
+
+def test_on_a_cpu_nothing_is_copied_but_into_the_batch() -> None:
+    copies = Copies(None)
+    batch = copies.stack(IMAGES)
+    assert torch.equal(batch, torch.stack(IMAGES))
+    assert copies.move(batch) is batch
+    assert copies.fetch(batch) is batch
+
+
+def test_a_batch_goes_in_one_copy_from_pinned_memory_as_the_levels_it_is() -> None:
+    cuda = FakeCuda()
+    batch = Copies(cuda).stack(IMAGES)
+    assert cuda.log == [("send", (4, 3, 2, 2), torch.uint8)]
+    assert torch.equal(batch, torch.stack(IMAGES))
+    assert cuda.holds(batch)
+
+
+def test_images_that_are_there_already_keep_their_places_among_those_that_are_not() -> None:
+    cuda = FakeCuda()
+    images = [IMAGES[0], cuda.put(IMAGES[1].clone()), IMAGES[2], cuda.put(IMAGES[3].clone())]
+    batch = Copies(cuda).stack(images)
+    assert torch.equal(batch, torch.stack(IMAGES))
+    assert cuda.log == [("send", (2, 3, 2, 2), torch.uint8), "adopt", "adopt"]
+
+
+def test_where_all_are_there_nothing_is_sent() -> None:
+    cuda = FakeCuda()
+    assert torch.equal(Copies(cuda).stack([cuda.put(image.clone()) for image in IMAGES]), torch.stack(IMAGES))
+    assert cuda.log == ["adopt"] * 4
+
+
+def test_a_batch_that_is_there_is_not_moved_again() -> None:
+    cuda = FakeCuda()
+    copies = Copies(cuda)
+    there = copies.move(torch.ones(2, 3))
+    assert copies.move(there) is there
+    assert cuda.log == [("send", (2, 3), torch.float32)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["plain", "channels_last"])
+def test_a_result_is_read_only_once_it_has_arrived(layout: torch.memory_format) -> None:
+    cuda = FakeCuda()
+    values = torch.arange(24.0).reshape(1, 2, 3, 4).contiguous(memory_format=layout)
+    pending = Copies(cuda).fetch(values)
+    assert isinstance(pending, Pending)
+    assert (pending._values == POISON).all()
+    assert torch.equal(pending.values(), values)
+    assert cuda.log == [("fetch", (1, 2, 3, 4)), "wait"]
