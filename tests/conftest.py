@@ -7,11 +7,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.helpers import acl
+from tests.helpers.acl import servers_under_acl
 from visionpipe.redis_server import RedisServer, find_server
 from visionpipe.settings import Settings
 
@@ -19,6 +22,13 @@ from visionpipe.settings import Settings
 def pytest_configure() -> None:
     """Hear Ctrl-C, also where the shell that started the tests in the background has it ignored by all children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _acl() -> Iterator[None]:
+    """Under ``VISIONPIPE_TEST_ACL=1`` every Redis of the tests has the users of deploy/, and denies the rest."""
+    with servers_under_acl() if acl.WANTED else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,10 +34,10 @@ def check_redis_url(url: str) -> str:
 def shown(url: str) -> str:
     """Spell a URL for people and logs: scheme, host, port and path, without user, password and options."""
     try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
+        parts = urlsplit(check_redis_url(url))
     except ValueError:
-        return "a Redis URL that cannot be taken apart"
+        return "a Redis URL that cannot be used"
+    port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 

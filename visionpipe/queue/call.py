@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from visionpipe.errors import QueueFullError, QueueUnavailableError, VisionPipeError
 from visionpipe.queue.scripts import Script
-from visionpipe.redis_url import check_redis_url, shown
+from visionpipe.redis_url import check_redis_url
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -69,7 +69,8 @@ def _from_url(factory: Any, url: str, **options: Any) -> Any:
         return factory.from_url(url, protocol=2, decode_responses=False, **options)
     except ValueError as error:
         raise QueueUnavailableError(
-            f"Expected a redis://, rediss:// or unix:// URL, got {shown(url)}: {error}. Mend VISIONPIPE_REDIS_URL."
+            f"Expected a redis://, rediss:// or unix:// URL, got one that cannot be used: {error}. "
+            "Mend VISIONPIPE_REDIS_URL."
         ) from None
 
 

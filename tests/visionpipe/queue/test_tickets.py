@@ -77,7 +77,7 @@ def test_a_real_celery_worker_takes_tickets_of_submit_release_and_sweep(queue):
         ("unix:///run/s.sock", "redis+socket:///run/s.sock"),
         ("unix:///run/s.sock?db=3", "redis+socket:///run/s.sock?virtual_host=3"),
         ("rediss://:pw@h", "rediss://:pw@h?ssl_cert_reqs=required"),
-        ("rediss://h?ssl_cert_reqs=none", "rediss://h?ssl_cert_reqs=none"),
+        ("rediss://h?ssl_ca_certs=/ca.crt", "rediss://h?ssl_ca_certs=%2Fca.crt&ssl_cert_reqs=required"),
     ],
 )
 def test_a_redis_url_is_spelled_for_kombu_with_certificates_checked(url, expected):
@@ -88,6 +88,6 @@ def test_both_spellings_reach_the_same_database(queue):
     url = queue.settings.redis_url + "?db=3"
     with Connection(broker_url(url)) as connection:
         client = connection.default_channel.client
-        client.set("kombu", "was here")
+        client.set("vp:kombu", "was here")
     with redis_py.Redis.from_url(url) as ours:
-        assert ours.get("kombu") == b"was here"
+        assert ours.get("vp:kombu") == b"was here"
