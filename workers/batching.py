@@ -19,6 +19,7 @@ import torch
 from visionpipe.schemas.jobs import Lane, Progress
 from workers.longwork import LongQueue, LongWork, end_step, next_step
 from workers.pipeline import Pipeline
+from workers.ready import MAX_BATCH_VALUES, Ready
 from workers.runtime import Answer, Runtime
 from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
@@ -26,8 +27,6 @@ from workers.yielding import ASIDE_S
 
 logger = logging.getLogger("visionpipe.batching")
 
-MAX_BATCH_VALUES = 64 * 2**20
-"""Input values (C x H x W summed over images) in one micro-batch: 256 MiB of float32."""
 MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
 LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
@@ -67,8 +66,7 @@ class Batcher:
     max_batch: int
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
-    _ready: dict[Lane, deque[Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
-    _ready_values: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    _ready: Ready = field(default_factory=Ready)
     _long_values: int = 0
     long_s: float = 0.0
     """How long it has made steps of long work."""
@@ -81,7 +79,7 @@ class Batcher:
     _bulk_since_long: int = 0
 
     def __post_init__(self) -> None:
-        self._wake, self._room = (threading.Condition(self._lock) for _ in range(2))
+        self._wake, self._room, self._hunger = (threading.Condition(self._lock) for _ in range(3))
         self._cores = torch.get_num_threads()
         self._pipeline = Pipeline(self.hooks.finished, self._out_of_memory)
         self._thread = vital("device", self._run)
@@ -96,7 +94,7 @@ class Batcher:
         with self._lock:
             self._put(work, work.job.lane)
             # Waking the device for each image of a batch that is being filled would cost more than a tiny image.
-            if len(self._ready[Lane.BULK]) <= 1 or not self._is_gathering or work.job.lane is Lane.INTERACTIVE:
+            if self._ready.count(Lane.BULK) <= 1 or not self._is_gathering or work.job.lane is Lane.INTERACTIVE:
                 self._wake.notify()
 
     def _put(self, work: Work, lane: Lane) -> None:
@@ -106,10 +104,9 @@ class Batcher:
                 self._wait_for_room()
             self._put_long(work)
         else:
-            while self._ready_values[lane] > MAX_READY_VALUES and not self._closing:
+            while self._ready.values(lane) > MAX_READY_VALUES and not self._closing:
                 self._wait_for_room()
-            self._ready[lane].append(work)
-            self._ready_values[lane] += work.num_pixels
+            self._ready.put(lane, work)
 
     def _wait_for_room(self) -> None:
         # What was put just now must be seen, or there will never be room.
@@ -122,6 +119,15 @@ class Batcher:
             with self._lock:
                 self._coming[lane] += num_items
                 self._wake.notify()
+
+    def wait_until_hungry(self) -> None:
+        """Wait until less than a bulk batch is ready: more readers than are needed keep each other back."""
+        with self._lock:
+            self._hunger.wait_for(lambda: self._is_hungry or self._closing)
+
+    @property
+    def _is_hungry(self) -> bool:
+        return self._ready.count(Lane.BULK) < self.max_batch
 
     def between(self, chore: Callable[[], None]) -> None:
         """Have something done by the device thread between two steps."""
@@ -141,6 +147,7 @@ class Batcher:
             self._closing = True
             self._wake.notify_all()
             self._room.notify_all()
+            self._hunger.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -169,14 +176,14 @@ class Batcher:
         stood_aside, gather_until = False, time.monotonic() + GATHER_S
         with self._lock:
             while not self._closing:
-                if self._ready[Lane.INTERACTIVE]:
+                if self._ready.count(Lane.INTERACTIVE):
                     return self._batch_step(Lane.INTERACTIVE)
                 if self._pipeline.is_pending and not self._is_bulk_next:
                     return self._pipeline.finish
                 if self._coming[Lane.INTERACTIVE] and not stood_aside:
                     # A step begun now would keep waiting what is ready in a moment.
                     self._wake.wait_for(
-                        lambda: self._ready[Lane.INTERACTIVE] or not self._coming[Lane.INTERACTIVE], ASIDE_S
+                        lambda: self._ready.count(Lane.INTERACTIVE) or not self._coming[Lane.INTERACTIVE], ASIDE_S
                     )
                     stood_aside = True
                     continue
@@ -189,7 +196,7 @@ class Batcher:
                 if self._is_gathering and (left_s := gather_until - time.monotonic()) > 0:
                     self._wake.wait(left_s)
                     continue
-                if self._ready[Lane.BULK]:
+                if self._ready.count(Lane.BULK):
                     self._bulk_since_long += 1
                     return self._batch_step(Lane.BULK)
                 self._wake.wait()
@@ -198,39 +205,28 @@ class Batcher:
     @property
     def _is_gathering(self) -> bool:
         """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
-        return 0 < len(self._ready[Lane.BULK]) < self.max_batch and self._coming[Lane.BULK] > 0
+        return 0 < self._ready.count(Lane.BULK) < self.max_batch and self._coming[Lane.BULK] > 0
 
     @property
     def _is_bulk_next(self) -> bool:
         """Whether a bulk batch would begin now, with nothing before it and no more to wait for."""
         others = self._coming[Lane.INTERACTIVE] or self._chores or self._suspects or any(map(self._long.has, Lane))
-        return not (others or self._is_gathering or not self._ready[Lane.BULK])
+        return not (others or self._is_gathering or not self._ready.count(Lane.BULK))
 
     def _long_step(self) -> Callable[[], None] | None:
         if stopped := self._long.take_stopped():
             return lambda: self._drop_long(stopped)
         lane = next((lane for lane in Lane if self._long.has(lane)), None)
-        if lane is None or (self._ready[Lane.BULK] and self._bulk_since_long < LONG_EVERY[lane]):
+        if lane is None or (self._ready.count(Lane.BULK) and self._bulk_since_long < LONG_EVERY[lane]):
             return None
         self._bulk_since_long = 0
         return partial(self._run_long, self._long.take())
 
     def _batch_step(self, lane: Lane) -> Callable[[], None]:
-        """Take the oldest work and whatever may share its micro-batch."""
-        queue = self._ready[lane]
-        key, values = (queue[0].request.task, queue[0].key), 0
-        batch: list[Work] = []
-        skipped: list[Work] = []
-        while queue and len(batch) < self.max_batch:
-            work = queue.popleft()
-            if (work.request.task, work.key) != key or (batch and values + work.num_pixels > MAX_BATCH_VALUES):
-                skipped.append(work)
-                continue
-            batch.append(work)
-            values += work.num_pixels
-        queue.extendleft(reversed(skipped))
-        self._ready_values[lane] -= values
+        batch = self._ready.take(lane, self.max_batch)
         self._room.notify_all()
+        if self._is_hungry:
+            self._hunger.notify_all()
         return lambda: self._run_batch(batch)
 
     def _put_long(self, work: Work) -> None:

@@ -87,7 +87,6 @@ class Engine:
         self._lock = threading.Lock()
         self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
-        self._readers = LaneThreads("decode", self._read_into_batch, default_decode_threads(settings.decode_threads))
         self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
         hooks = Hooks(
             finished=self._finished,
@@ -96,6 +95,8 @@ class Engine:
             suspect=self._read_suspect,
         )
         self.batcher = Batcher(parts.runtimes, hooks, max_batch)
+        threads = default_decode_threads(settings.decode_threads)
+        self._readers = LaneThreads("decode", self._read_into_batch, threads, need=self.batcher.wait_until_hungry)
         self._suspects = Suspects(self.batcher.put_suspect)
         self._way = RightOfWay()
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)

@@ -24,9 +24,16 @@ class LaneThreads:
         name: What the threads do.
         do: What is done with each slice of images; its exceptions end the worker.
         threads: How many there are for each lane.
+        need: Waited for, between two slices of bulk work, by all threads but the first.
     """
 
-    def __init__(self, name: str, do: Callable[[Sequence[Work]], None], threads: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[Sequence[Work]], None],
+        threads: int,
+        need: Callable[[], None] | None = None,
+    ) -> None:
         self._do = do
         self._threads = threads
         self._queues: dict[Lane, queue.SimpleQueue[Sequence[Work] | None]] = {
@@ -34,7 +41,8 @@ class LaneThreads:
         }
         for lane in Lane:
             for number in range(threads):
-                vital(f"{name}-{lane}-{number}", partial(self._run, self._queues[lane])).start()
+                until = need if lane is Lane.BULK and number else None
+                vital(f"{name}-{lane}-{number}", partial(self._run, self._queues[lane], until)).start()
 
     def put(self, lane: Lane, works: Iterable[Work]) -> None:
         """Hand over images, in the order in which they should be done."""
@@ -47,12 +55,14 @@ class LaneThreads:
             for _ in range(self._threads):
                 waiting.put(None)
 
-    def _run(self, waiting: queue.SimpleQueue[Sequence[Work] | None]) -> None:
+    def _run(self, waiting: queue.SimpleQueue[Sequence[Work] | None], need: Callable[[], None] | None) -> None:
         use_cores(1)
         while (some := waiting.get()) is not None:
             self._do(some)
             # The last image of a quiet hour would otherwise stay in memory.
             del some
+            if need is not None:
+                need()
 
 
 def each(do: Callable[[Work], None]) -> Callable[[Sequence[Work]], None]:

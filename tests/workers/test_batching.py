@@ -6,7 +6,6 @@ import itertools
 import math
 import threading
 import time
-from collections import Counter
 from typing import Any
 
 import hypothesis
@@ -38,7 +37,7 @@ def hold(rig: Any) -> str:
 
 def ready(rig: Any, number: int) -> None:
     """Wait until so many images wait for the device."""
-    until(lambda: sum(map(len, rig.engine.batcher._ready.values())) == number)
+    until(lambda: sum(map(rig.engine.batcher._ready.count, Lane)) == number)
 
 
 def test_a_lone_image_is_answered_without_waiting_for_company(rig: Any) -> None:
@@ -94,7 +93,7 @@ def test_a_batch_holds_at_most_max_batch_images(make_rig: Any) -> None:
 
 
 def test_a_batch_holds_at_most_so_many_values(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_BATCH_VALUES", 40)
+    monkeypatch.setattr("workers.ready.MAX_BATCH_VALUES", 40)
     hold(rig)
     job = rig.submit([5, 6, 7])
     ready(rig, 3)
@@ -109,7 +108,7 @@ def test_decoded_images_wait_outside_when_enough_are_ready(rig: Any, monkeypatch
     job = rig.submit(list(range(30)), lane=Lane.BULK)
     ready(rig, 3)
     time.sleep(0.1)
-    assert len(rig.engine.batcher._ready[Lane.BULK]) == 3
+    assert rig.engine.batcher._ready.count(Lane.BULK) == 3
     urgent = rig.submit([99])
     rig.watched.gate.set()
     assert rig.answers(urgent) == [99]
@@ -362,7 +361,7 @@ def test_each_image_gets_its_own_answer_and_just_one(rig: Any, jobs: Any, room: 
         expected = [level if level < 250 else "internal_error" for level in levels]
         assert rig.answers(job) == expected
     until(lambda: rig.window.held == 0 and not rig.engine.held())
-    assert Counter(rig.engine.batcher._ready_values.values()) == {0: 2}
+    assert [rig.engine.batcher._ready.values(lane) for lane in Lane] == [0, 0]
     books = run(rig.redis, calls.accounts())["grey"]
     assert books.open == 0
 

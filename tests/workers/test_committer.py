@@ -85,7 +85,7 @@ def test_many_small_jobs_of_one_batch_share_a_round_trip(rig: Any, monkeypatch: 
     first = rig.submit([0])
     until(lambda: len(rig.watched.batches) == 2)
     jobs = [rig.submit([level]) for level in range(1, 16)]
-    until(lambda: len(rig.engine.batcher._ready[Lane.INTERACTIVE]) == 15)
+    until(lambda: rig.engine.batcher._ready.count(Lane.INTERACTIVE) == 15)
     trips: list[int] = []
 
     def counted(redis: Any, wanted: Any) -> Any:

@@ -1,0 +1,49 @@
+"""Prepared images that wait for the device, in one queue for each lane."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from visionpipe.schemas.jobs import Lane
+from workers.work import Work
+
+MAX_BATCH_VALUES = 64 * 2**20
+"""Input values (C x H x W summed over images) in one micro-batch: 256 MiB of float32."""
+
+
+class Ready:
+    """The queues; whoever shares them between threads holds a lock."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Lane, deque[Work]] = {lane: deque() for lane in Lane}
+        self._values = dict.fromkeys(Lane, 0)
+
+    def count(self, lane: Lane) -> int:
+        """Images that wait."""
+        return len(self._queues[lane])
+
+    def values(self, lane: Lane) -> int:
+        """Input values of them all."""
+        return self._values[lane]
+
+    def put(self, lane: Lane, work: Work) -> None:
+        """Add one."""
+        self._queues[lane].append(work)
+        self._values[lane] += work.num_pixels
+
+    def take(self, lane: Lane, max_batch: int) -> list[Work]:
+        """Take the oldest and whatever may share its micro-batch."""
+        queue = self._queues[lane]
+        key, values = (queue[0].request.task, queue[0].key), 0
+        batch: list[Work] = []
+        skipped: list[Work] = []
+        while queue and len(batch) < max_batch:
+            work = queue.popleft()
+            if (work.request.task, work.key) != key or (batch and values + work.num_pixels > MAX_BATCH_VALUES):
+                skipped.append(work)
+                continue
+            batch.append(work)
+            values += work.num_pixels
+        queue.extendleft(reversed(skipped))
+        self._values[lane] -= values
+        return batch
