@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
+MINUTES ?= 5
 PACKAGES := visionpipe workers models
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
 export UV_NO_PROGRESS := 1
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults bench check format lock clean
+.PHONY: help setup demo test faults soak bench check format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,7 +31,10 @@ test: $(READY) ## run all tests (ARGS=... adds options)
 	@$(BIN)/python -P -m pytest $(ARGS)
 
 faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
-	@$(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
+	@FAULTS_JSON=faults-out/faults.json $(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
+
+soak: $(READY) ## random faults under random load (MINUTES=5, SEED=..., else one at random)
+	@FAULTS_JSON=faults-out/soak.json $(BIN)/python -P -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## measure latency, overhead, folder runs against the ideal pipeline, memory
 	@for part in latency explanations overhead throughput memory; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
@@ -51,7 +55,7 @@ lock: $(UV) ## resolve the lock files in deploy/ anew
 	$(COMPILE) --constraint deploy/requirements.lock --output-file deploy/requirements-client.lock
 
 clean: ## remove .venv, caches and outputs
-	rm -rf $(VENV) dist build demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build demo-out bench-out faults-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian's python3 may come without ensurepip; then the system's own pip fills the environment.

@@ -7,8 +7,10 @@ import time
 
 import pytest
 
-from tests.faults.conftest import wait_for
+from tests.faults.forge import wait_for
+from tests.faults.proxy import proxy
 from visionpipe.queue import calls, keys, run
+from visionpipe.queue.scripts import script
 from visionpipe.schemas.images import UrlImage
 from visionpipe.schemas.jobs import JobState, Lane
 
@@ -62,12 +64,82 @@ def test_killed_at_work_the_lease_brings_the_job_back(stage, moment, in_the_netw
     job = stage.submit(*GREYS)
     stage.logged(f"block {moment} 3")
     assert stage.probe.executions(3) == in_the_network
+    other = stage.worker()
     victim.kill()
+    died = time.monotonic()
     stage.probe.switch("block", moment, 3, on=False)
-    stage.worker()
     envelope = stage.ended(job)
     assert (envelope.record.state, envelope.record.attempts) == (JobState.DONE, 1)
-    stage.account(f"killed at {moment}", {job: GREYS}, faults=1)
+    assert envelope.record.worker == other.worker
+    stage.account(f"killed at {moment}", {job: GREYS}, faults=1, recovered_s=time.monotonic() - died)
+
+
+@pytest.mark.parametrize(
+    ("share", "again"), [(0.5, 1), (1.0, 0)], ids=["half of the commit sent", "the whole commit sent, no answer heard"]
+)
+def test_killed_while_writing_the_result(stage, share, again):
+    with proxy(stage.redis_url) as between:
+        victim = stage.worker(redis_url=between.url)
+        first = stage.submit(9)
+        stage.ended(first)
+        between.break_off(script("commit").sha.encode(), share)
+        job = stage.submit(*GREYS)
+        assert between.broken_off.wait(60)
+        victim.kill()
+        died = time.monotonic()
+        stage.worker()
+        assert stage.ended(job).record.attempts == again
+    title = f"killed while writing, {share:.0%} sent"
+    stage.account(title, {first: [9], job: GREYS}, faults=1, recovered_s=time.monotonic() - died)
+    assert {stage.probe.executions(grey) for grey in GREYS} == {1 + again}
+
+
+def test_stopped_at_work_and_killed_once_another_has_taken_over(stage):
+    victim = stage.worker()
+    stage.probe.switch("block", "forward", 3)
+    job = stage.submit(*GREYS)
+    stage.logged("block forward 3")
+    victim.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    stage.probe.switch("block", "forward", 3, on=False)
+    stage.worker()
+    stage.ended(job)
+    recovered_s = time.monotonic() - stopped
+    victim.kill()
+    stage.account("SIGSTOP at work, then SIGKILL", {job: GREYS}, faults=1, recovered_s=recovered_s)
+
+
+def test_a_drained_worker_finishes_what_runs_and_leaves_what_waits(stage):
+    drained = stage.worker()
+    stage.probe.switch("block", "forward", 3)
+    held = {stage.submit(*GREYS): GREYS} | {stage.submit(grey): [grey] for grey in range(20, 30)}
+    stage.logged("block forward 3")
+    wait_for("claims", lambda: not stage.redis.exists(keys.lane_list("probe", Lane.BULK)))
+    drained.signal(signal.SIGTERM)
+    wait_for("the drain to begin", lambda: "draining" in drained.log())
+    waiting = {stage.submit(grey): [grey] for grey in range(30, 35)}
+    stage.probe.switch("block", "forward", 3, on=False)
+    wait_for("the end of the drained worker", lambda: not drained.alive)
+    assert {stage.state(job) for job in held} == {JobState.DONE}
+    assert {stage.state(job) for job in waiting} == {JobState.QUEUED}
+    stage.worker()
+    assert {stage.ended(job).record.attempts for job in waiting} == {0}
+    stage.account("SIGTERM, jobs running and waiting", held | waiting, faults=0)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_finish_in_time_hands_back_without_an_attempt(stage):
+    drained = stage.worker(VISIONPIPE_DRAIN_S="0.3")
+    stage.probe.switch("block", "forward", 3)
+    jobs = {stage.submit(*GREYS): GREYS}
+    stage.logged("block forward 3")
+    jobs |= {stage.submit(grey): [grey] for grey in range(20, 30)}
+    drained.signal(signal.SIGTERM)
+    wait_for("the end of the drained worker", lambda: not drained.alive)
+    stage.probe.switch("block", "forward", 3, on=False)
+    stage.worker()
+    assert {stage.ended(job).record.attempts for job in jobs} == {0}
+    stage.account("SIGTERM, no time to finish", jobs, faults=1)
 
 
 def test_killed_after_a_partial_commit_only_the_rest_is_done_again(stage):

@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.faults.conftest import wait_for
+from tests.faults.forge import wait_for
 from visionpipe.queue import calls, keys, run
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import Lane

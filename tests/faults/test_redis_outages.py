@@ -1,25 +1,32 @@
 """Redis is killed, connections are cut or go silent: worker and client go on, and the accounts stay right."""
 
+import json
+import shutil
 import signal
-import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 import redis as redis_py
 
-from tests.faults.conftest import picture, wait_for
+from tests.faults.forge import wait_for
+from tests.faults.probe_model import picture
+from tests.faults.proxy import proxy
 from visionpipe.client import Client
+from visionpipe.errors import QueueFullError, UnknownJobError
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState
 
 
-def restart(server):
+def restart(server, *, empty=False):
     assert server.process is not None
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
     time.sleep(0.5)
+    if empty:
+        for name in ("appendonlydir", "appendonly.aof", "dump.rdb"):
+            path = server.log_path.parent / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     server.start()
     assert server.wait_ready(20), server.log_tail()
 
@@ -34,13 +41,122 @@ def test_redis_killed_and_restarted_under_a_worker_and_a_waiting_client(make_sta
         stage.logged("block forward 3")
         # The append-only file is synced once a second.
         time.sleep(1.2)
+        died = time.monotonic()
         restart(redis_server)
         stage.probe.switch("block", "forward", 3, on=False)
-        results = job.results(timeout=40)
+        results = job.results(timeout=60)
     assert [result.top.label for result in results] == ["1", "2", "3"]
     for other in waiting:
         stage.ended(other)
-    stage.account("redis kill -9 and restart", {job.id: [1, 2, 3], waiting[0]: [11], waiting[1]: [12]}, faults=1)
+    jobs = {job.id: [1, 2, 3], waiting[0]: [11], waiting[1]: [12]}
+    stage.account("redis kill -9 and restart", jobs, faults=1, recovered_s=time.monotonic() - died)
+
+
+def test_jobs_lost_with_an_emptied_redis_are_told_and_may_be_submitted_again(make_stage, redis_server):
+    stage = make_stage(redis_server.url)
+    stage.worker()
+    stage.probe.switch("block", "forward", 3)
+    told = {"model": "probe", "wait_for_worker": True}
+    with Client(redis_server.url, settings=stage.settings) as client:
+        wanted = {"running": [1, 2, 3], "waiting": [4, 5]}
+        jobs = [client.submit("classification", list(map(picture, wanted[name])), job=name, **told) for name in wanted]
+        stage.logged("block forward 3")
+        died = time.monotonic()
+        restart(redis_server, empty=True)
+        for job in jobs:
+            with pytest.raises(UnknownJobError):
+                job.wait(timeout=60)
+        stage.probe.switch("block", "forward", 3, on=False)
+        again = [client.submit("classification", list(map(picture, wanted[name])), job=name, **told) for name in wanted]
+        assert [len(job.results(timeout=60)) for job in again] == [3, 2]
+    stage.account("redis emptied", wanted, faults=1, emptied=True, recovered_s=time.monotonic() - died)
+
+
+def test_a_stream_goes_on_after_redis_was_emptied(make_stage, redis_server):
+    stage = make_stage(redis_server.url)
+    stage.worker()
+    stage.probe.switch("block", "forward", 10)
+    numbers = list(range(1, 61))
+    items = []
+
+    def stream() -> None:
+        with Client(redis_server.url, settings=stage.settings) as client:
+            items.extend(client.map("classification", map(picture, numbers), model="probe", chunk=10))
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    stage.logged("block forward 10")
+    restart(redis_server, empty=True)
+    stage.probe.switch("block", "forward", 10, on=False)
+    thread.join()
+    assert [item.result.top.label for item in items] == [str(number % 10) for number in numbers]
+    assert set(stage.probe.all_executions().values()) <= {1, 2}
+
+
+@pytest.mark.parametrize("pause_s", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_pause_as_of_a_failover_loses_nothing(stage, pause_s):
+    stage.worker()
+    stage.probe.each("seconds", 0.01)
+    numbers = list(range(1, 201))
+    with Client(stage.redis_url, settings=stage.settings) as client:
+        waiting = [client.submit("classification", picture(300 + i), model="probe") for i in range(3)]
+        found = client.map("classification", map(picture, numbers), model="probe", chunk=10)
+        items = [next(found)]
+        stage.redis.execute_command("CLIENT", "PAUSE", pause_s * 1000, "ALL")
+        paused = time.monotonic()
+        items += list(found)
+        recovered_s = time.monotonic() - paused
+        assert recovered_s > pause_s - 1
+        assert [item.result.top.label for item in items] == [str(number % 10) for number in numbers]
+        jobs = {job.id: [300 + i] for i, job in enumerate(waiting)}
+        for job in waiting:
+            job.result(timeout=60)
+    executions = stage.probe.all_executions()
+    assert max(executions[number] for number in numbers) <= 2
+    books = run(stage.redis, calls.accounts())["probe"]
+    assert (books.submitted, books.done, books.open) == (203, 203, 0)
+    stage.account(
+        f"redis paused for {pause_s} s", {**jobs, **jobs_of(stage, numbers)}, faults=1, recovered_s=recovered_s
+    )
+
+
+def jobs_of(stage, numbers, chunk=10):
+    """Find the jobs of a stream again, by the records that Redis still has."""
+    found = {}
+    for key in stage.redis.scan_iter("vp:items:*"):
+        job = key.decode().removeprefix("vp:items:")
+        labels = [json.loads(text)["result"]["classes"][0]["label"] for text in run(stage.redis, calls.read_items(job))]
+        if len(labels) == chunk:
+            found[job] = labels
+    starts = iter(range(0, len(numbers), chunk))
+    order = sorted(found, key=lambda job: run(stage.redis, calls.read(job)).submitted_at)
+    return {job: numbers[start : start + chunk] for job, start in zip(order, starts, strict=True)}
+
+
+def test_a_redis_without_memory_refuses_new_work_and_lets_the_old_end(stage):
+    stage.worker()
+    stage.probe.switch("block", "forward", 3)
+    with Client(stage.redis_url, settings=stage.settings) as client:
+        running = client.submit("classification", [picture(grey) for grey in (1, 2, 3)], model="probe")
+        stage.logged("block forward 3")
+        waiting = client.submit("classification", picture(4), model="probe")
+        stage.redis.config_set("maxmemory", stage.redis.info("memory")["used_memory"] - 1000)
+        try:
+            with pytest.raises(QueueFullError, match="memory limit") as refused:
+                client.submit("classification", picture(5), model="probe")
+            assert refused.value.details["retry_after_s"] > 0
+            # Longer than a lease: renewals, too, must pass.
+            time.sleep(2)
+            stage.probe.switch("block", "forward", 3, on=False)
+            assert [result.top.label for result in running.results(timeout=60)] == ["1", "2", "3"]
+            assert waiting.result(timeout=60).top.label == "4"
+        finally:
+            stage.redis.config_set("maxmemory", 0)
+        freed = time.monotonic()
+        later = client.submit("classification", picture(5), model="probe")
+        assert later.result(timeout=60).top.label == "5"
+    jobs = {running.id: [1, 2, 3], waiting.id: [4], later.id: [5]}
+    stage.account("redis out of memory", jobs, faults=0, recovered_s=time.monotonic() - freed)
 
 
 def test_every_connection_cut_again_and_again_loses_nothing(stage):
@@ -70,70 +186,10 @@ def test_every_connection_cut_again_and_again_loses_nothing(stage):
     stage.account("all connections cut ten times a second", jobs, faults=2)
 
 
-class Proxy:
-    """A TCP port before a unix socket; ``silence`` makes every open connection a black hole, new ones work."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        self._pairs: list[tuple[socket.socket, socket.socket, threading.Event]] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def silence(self) -> int:
-        for _, _, silent in self._pairs:
-            silent.set()
-        return len(self._pairs)
-
-    def close(self) -> None:
-        self._server.close()
-        for pair in self._pairs:
-            for end in pair[:2]:
-                end.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            far = socket.socket(socket.AF_UNIX)
-            far.connect(self._path)
-            silent = threading.Event()
-            self._pairs.append((near, far, silent))
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink, silent), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket, silent: threading.Event) -> None:
-        while True:
-            try:
-                data = source.recv(65536)
-                if silent.is_set():
-                    # Neither data nor FIN passes a black hole.
-                    continue_reading = bool(data)
-                    if not continue_reading:
-                        return
-                    continue
-                if not data:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
-                sink.sendall(data)
-            except OSError:
-                return
-
-
-@contextmanager
-def proxy(path):
-    opened = Proxy(path)
-    yield opened
-    opened.close()
-
-
 @pytest.mark.slow
 def test_a_worker_whose_connections_became_black_holes_hears_again_within_40_s(stage):
-    with proxy(stage.redis_url.removeprefix("unix://")) as between:
-        stage.worker(redis_url=f"redis://127.0.0.1:{between.port}")
+    with proxy(stage.redis_url) as between:
+        stage.worker(redis_url=between.url)
         first = stage.submit(1)
         stage.ended(first)
         assert between.silence() >= 2
@@ -143,13 +199,13 @@ def test_a_worker_whose_connections_became_black_holes_hears_again_within_40_s(s
         waited = time.monotonic() - started
         print(f"\nthe worker heard again after {waited:.1f} s")
         assert waited < 40
-        stage.account("black-holed connections", {first: [1], later: [2]}, faults=1)
+        stage.account("black-holed connections", {first: [1], later: [2]}, faults=1, recovered_s=waited)
 
 
 @pytest.mark.slow
 def test_a_job_held_while_the_connections_are_black_holes_has_one_outcome(stage):
-    with proxy(stage.redis_url.removeprefix("unix://")) as between:
-        stage.worker(redis_url=f"redis://127.0.0.1:{between.port}")
+    with proxy(stage.redis_url) as between:
+        stage.worker(redis_url=between.url)
         stage.probe.switch("block", "forward", 2)
         job = stage.submit(1, 2, 3)
         stage.logged("block forward 2")

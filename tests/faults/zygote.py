@@ -1,7 +1,7 @@
 """Starts worker processes quickly: torch is imported once, each worker is a fork of this process.
 
-Reads ``{"args": [...], "env": {...}, "log": path}`` lines, answers the process id of each; a worker then runs the real
-command line. Nothing is computed here before the fork, so no thread of torch is lost in it.
+Reads ``{"args": [...], "env": {...}, "log": path, "clock_s": 0}`` lines, answers the process id of each; a worker then
+runs the real command line. Nothing is computed here before the fork, so no thread of torch is lost in it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import workers.host
 from workers.cli import app
@@ -29,7 +30,22 @@ def become_worker(told: dict) -> None:
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(told["env"])
+    if told["clock_s"]:
+        shift_clock(told["clock_s"])
     app(told["args"])
+
+
+def shift_clock(seconds: float) -> None:
+    """Make the clock of this process wrong, for everybody who has it already too."""
+    right = time.time
+
+    def wrong() -> float:
+        return right() + seconds
+
+    for module in list(sys.modules.values()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is right:
+                setattr(module, name, wrong)
 
 
 def main() -> None:

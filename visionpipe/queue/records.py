@@ -180,7 +180,7 @@ def _known(schema: type[SchemaT], text: bytes | str) -> SchemaT:
 
 
 def _worker_record(told: dict[str, Any]) -> WorkerRecord:
-    lanes = [lane for lane in told["lanes"] if lane in set(Lane)]
+    lanes = [lane for lane in told.get("lanes", ()) if lane in set(Lane)]
     return _known(WorkerRecord, json.dumps({**told, "lanes": lanes}))
 
 
