@@ -29,6 +29,8 @@ logger = logging.getLogger("visionpipe.batching")
 
 MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
+HUNGRY = 0.25
+"""The device is, below so many micro-batches of ready bulk work."""
 LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
 """Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
 GATHER_S = 0.1
@@ -121,13 +123,13 @@ class Batcher:
                 self._wake.notify()
 
     def wait_until_hungry(self) -> None:
-        """Wait until less than a bulk batch is ready: more readers than are needed keep each other back."""
+        """Wait until little bulk work is ready: more readers than are needed keep each other back."""
         with self._lock:
             self._hunger.wait_for(lambda: self._is_hungry or self._closing)
 
     @property
     def _is_hungry(self) -> bool:
-        return self._ready.count(Lane.BULK) < self.max_batch
+        return self._ready.count(Lane.BULK) < HUNGRY * self.max_batch
 
     def between(self, chore: Callable[[], None]) -> None:
         """Have something done by the device thread between two steps."""
