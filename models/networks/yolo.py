@@ -14,6 +14,7 @@ from torch import nn
 
 from models import ultralytics_offline
 from models.errors import InvalidCard, ModelLoadFailed
+from models.trust import why_not_guarded
 
 CHECKPOINT = "checkpoint"
 """The name in a card for which the weights file brings the network with it: ``ultralytics:checkpoint``."""
@@ -66,12 +67,17 @@ def read_checkpoint(path: Path) -> nn.Module:
         In eval mode, float32, fused only if it was saved so. Its class names are ``names``, by index.
 
     Raises:
-        ModelLoadFailed: The file is missing or damaged, needs what is not installed, or does neither detection nor
-            segmentation.
+        ModelLoadFailed: The file is missing or damaged, everybody may write it, it needs what is not installed, or does
+            neither detection nor segmentation.
     """
     tasks = ultralytics_offline.import_module("ultralytics.nn.tasks")
     if not path.is_file():
         raise ModelLoadFailed(f"{path}: expected a checkpoint of ultralytics, found no file.", file=str(path))
+    if (danger := why_not_guarded(path)) is not None:
+        raise ModelLoadFailed(
+            f"{path}: a checkpoint of ultralytics is a program, and {danger}. Take that right away: chmod o-w.",
+            file=str(path),
+        )
     try:
         network, _ = tasks.load_checkpoint(str(path))
     except Exception as error:

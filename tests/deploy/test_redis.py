@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,45 +10,20 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.helpers.deployed import DEPLOY, deployed_redis
 from visionpipe.child import WorkerSpec
 from visionpipe.client import Client
-from visionpipe.redis_server import find_server
 from visionpipe.settings import Settings
 from visionpipe.supervisor import Supervisor
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 DIGIT = DEPLOY.parent / "models" / "bundled" / "lenet-digits" / "parity" / "7.png"
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, becomes: Callable[..., bool]) -> Iterator[str]:
     """Host and port of a server started as compose starts it."""
-    folder = tmp_path_factory.mktemp("deployed")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "redis-server").symlink_to(find_server())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = ["sh", str(DEPLOY / "redis" / "start.sh"), str(DEPLOY / "redis" / "redis.conf")]
-    command += [str(DEPLOY / "redis" / "users.acl"), "--port", port, "--bind", "127.0.0.1"]
-    env = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "REDIS_PASSWORD": "pw", "REDIS_OPERATOR_PASSWORD": "op"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env={**env, "TMPDIR": str(folder)}, cwd=folder, stdout=log, stderr=log)
-
-    def answers() -> bool:
-        try:
-            with redis.Redis.from_url(f"redis://operator:op@127.0.0.1:{port}") as connection:
-                return connection.ping()
-        except redis.ConnectionError:
-            return False
-
-    try:
-        assert becomes(answers, within_s=20), (folder / "log").read_text()
+    with deployed_redis(tmp_path_factory.mktemp("deployed"), becomes, "pw", "op") as port:
         yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        status = process.wait(20)
-    assert status == 0, (folder / "log").read_text()
 
 
 @pytest.fixture
