@@ -43,8 +43,8 @@ class UsageMeter:
             return None
         kinds = {thread.native_id: kind_of(thread.name) for thread in threading.enumerate()}
         self._bury(now)
-        # What Python does not know are torch's teams, which compute.
-        self._seen = {tid: (kinds.get(tid, "forward"), spent) for tid, spent in now.items()}
+        # What Python has never known are torch's teams, which compute; what it knew may be ending at this moment.
+        self._seen = {tid: (kinds.get(tid) or self._known(tid), spent) for tid, spent in now.items()}
         total = self._ended.copy()
         for kind, spent in self._seen.values():
             total[kind] += spent
@@ -60,11 +60,15 @@ class UsageMeter:
             device_s=self._device_s(),
         )
 
+    def _known(self, tid: int) -> str:
+        return self._seen.get(tid, ("forward", 0))[0]
+
     def _bury(self, now: dict[int, int]) -> None:
         """Keep what threads used that have ended since; the system may have given their numbers to others."""
-        for tid, (kind, spent) in self._seen.items():
+        for tid, (kind, spent) in list(self._seen.items()):
             if now.get(tid, -1) < spent:
                 self._ended[kind] += spent
+                del self._seen[tid]
 
 
 def kind_of(name: str) -> str:

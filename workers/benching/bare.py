@@ -8,7 +8,6 @@ threads. Each is answered by one line of JSON.
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import sys
@@ -40,10 +39,8 @@ from workers.threads import use_cores
 from workers.work import HeldJob, Work
 
 ROOT = "bench"
-STAGE_S = 1.0
-"""How long a stage is measured in each round."""
-SWEPT_S = 0.4
-"""The same of each size of batch and number of threads."""
+SWEPT = 0.4
+"""Sizes of batches and numbers of threads are each measured for this part of a stage's time."""
 MIN_RUNS = 3
 LONG_S = 20.0
 """Long work that takes longer for one image is not measured."""
@@ -94,9 +91,9 @@ class BareModel:
         if self._works[0].is_long:
             return self._long_round()
         batch = self._batch(self._question.max_batch)
-        forward_s, forward_core_s, rest_core_s = self._time_batches(batch, STAGE_S)
+        forward_s, forward_core_s, rest_core_s = self._time_batches(batch, self._question.seconds)
         return Bare(
-            decode=self.decode(self.threads, STAGE_S),
+            decode=self.decode(self.threads, self._question.seconds),
             forward=Stage(
                 images_per_s=len(batch) / statistics.median(forward_s), core_ms=1000 * forward_core_s / len(batch)
             ),
@@ -110,7 +107,7 @@ class BareModel:
         most = max(self._hosted.card.serving.max_batch, self._question.max_batch)
         found = []
         for size in sorted({*(2**power for power in range(most.bit_length())), most}):
-            times_s, _, _ = self._time_batches(self._batch(size), SWEPT_S)
+            times_s, _, _ = self._time_batches(self._batch(size), SWEPT * self._question.seconds)
             median_s = statistics.median(times_s)
             found.append(
                 BatchTime(batch=size, ms=1000 * median_s, runs=len(times_s), images_per_s=size / median_s)
@@ -124,7 +121,7 @@ class BareModel:
         best = dict.fromkeys(counts, 0.0)
         for _ in range(2):
             for count in counts:
-                best[count] = max(best[count], self.decode(count, SWEPT_S).images_per_s)
+                best[count] = max(best[count], self.decode(count, SWEPT * self._question.seconds).images_per_s)
         return [ThreadRate(threads=count, images_per_s=rate) for count, rate in best.items()]
 
     def decode(self, threads: int, seconds: float) -> Stage:
@@ -184,7 +181,7 @@ class BareModel:
         taken_s, between = time.perf_counter() - began, time.process_time()
         self._finish([work], [answer])
         return Bare(
-            decode=self.decode(self.threads, STAGE_S),
+            decode=self.decode(self.threads, self._question.seconds),
             forward=Stage(images_per_s=1 / taken_s, core_ms=1000 * (between - core_s)),
             postprocess=_single(time.process_time() - between),
         )
@@ -210,7 +207,7 @@ class BareModel:
         told: list[str] = []
         compiler = Compiler(
             self._hosted, self._runtimes, self._settings,
-            busy_s=lambda: math.inf, between=lambda chore: chore(), told=told.append,
+            between=lambda chore: chore(), told=told.append,
         )  # fmt: skip
         compiler.start()
         while not (told and told[-1].startswith(("compiled", "eager:"))):

@@ -72,3 +72,5 @@ class Question(Schema):
     """Where the pictures lie."""
     num_images: int
     """How many of them to take."""
+    seconds: float
+    """How long to measure each stage in a round."""

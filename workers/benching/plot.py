@@ -94,7 +94,8 @@ def _draw_split(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_ylabel("where a request's time goes, %")
     axes.set_ylim(0, 100)
     _plain(axes)
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
+    if timed:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
 
 
 def _dress(axes: Axes, points: Sequence[Point], label: str) -> None:
@@ -106,7 +107,8 @@ def _dress(axes: Axes, points: Sequence[Point], label: str) -> None:
     axes.set_xlabel(_x_label(points))
     axes.set_ylabel(label)
     _plain(axes)
-    axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def _logarithmic(axes: Axes) -> None:

@@ -30,13 +30,19 @@ class Sample:
     """Whether it had no answer when the point's time was over."""
 
 
+KEPT_UP = 0.85
+"""Answers that come at less than this share of the rate of requests are falling behind."""
+
+
 class Point(Schema):
     """One load, and how the service bore it."""
 
     in_flight: int | None = None
     """Requests under way at any time; absent where they came at a rate."""
     offered_per_s: float | None = None
-    """Requests a second that were sent, whatever became of those before."""
+    """Requests a second that were to be sent, whatever became of those before."""
+    sent_per_s: float | None = None
+    """Those that were, which is somewhat more or less: they come at random moments."""
     window_s: float = Field(gt=0)
     """Seconds of that load."""
     done: int
@@ -61,7 +67,7 @@ class Point(Schema):
     @property
     def saturated(self) -> bool:
         """Whether requests came faster than they were answered."""
-        return self.offered_per_s is not None and (self.unfinished > 0 or self.images_per_s < 0.9 * self.offered_per_s)
+        return self.sent_per_s is not None and (self.unfinished > 0 or self.images_per_s < KEPT_UP * self.sent_per_s)
 
 
 def closed_point(samples: Sequence[Sample], *, in_flight: int, window_s: float) -> Point:
@@ -72,10 +78,20 @@ def closed_point(samples: Sequence[Sample], *, in_flight: int, window_s: float) 
 
 def open_point(samples: Sequence[Sample], *, offered_per_s: float, window_s: float) -> Point:
     """Sum up an open loop; its rate is that at which answers came, from the first to the last."""
-    ends = sorted(one.ended_s for one in samples if one.code is None and not one.unfinished)
-    span_s = ends[-1] - ends[0] if len(ends) > 1 else 0.0
-    rate = (len(ends) - 1) / span_s if span_s > 0 else len(ends) / window_s
-    return _point(samples, offered_per_s=offered_per_s, window_s=window_s, images_per_s=rate)
+    answered = [one for one in samples if one.code is None and not one.unfinished]
+    return _point(
+        samples,
+        offered_per_s=offered_per_s,
+        sent_per_s=round(_rate([one.ended_s - one.latency_ms / 1000 for one in samples], window_s), 3),
+        window_s=window_s,
+        images_per_s=_rate([one.ended_s for one in answered], window_s),
+    )
+
+
+def _rate(moments: Sequence[float], window_s: float) -> float:
+    """How many there were a second, from the first to the last: neither end of the window cuts anything off."""
+    span_s = max(moments) - min(moments) if moments else 0.0
+    return (len(moments) - 1) / span_s if span_s > 0 else len(moments) / window_s
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -94,6 +110,7 @@ def _point(
     images_per_s: float,
     in_flight: int | None = None,
     offered_per_s: float | None = None,
+    sent_per_s: float | None = None,
 ) -> Point:
     good = [one for one in samples if one.code is None and not one.unfinished]
     # A request that has waited for so long and has no answer is worse than any that has one.
@@ -102,6 +119,7 @@ def _point(
     return Point(
         in_flight=in_flight,
         offered_per_s=offered_per_s,
+        sent_per_s=sent_per_s,
         window_s=round(window_s, 3),
         done=len(good),
         errors=dict(Counter(one.code for one in samples if one.code is not None)),

@@ -33,7 +33,6 @@ SETTLE_S = 0.5
 """Requests that are not counted: the client's first ones open connections."""
 FOLDER_IMAGES = (32, 20_000)
 """Fewest and most images of a folder run."""
-BARE_TASKS_ONLY = "Ceilings are measured only where the worker was started for this, on this machine."
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def _points(asked: Asked, service: Served, record: WorkerRecord, plan: Plan, tel
         )
         yield point
         rates.append(point.images_per_s)
-        if not plan.in_flight and has_levelled(rates):
+        # Where requests take longer than a load, more of them only wait for longer.
+        if not plan.in_flight and (has_levelled(rates) or point.unfinished):
             return
 
 
@@ -142,9 +142,9 @@ def _bare(
     if not plan.rounds:
         return None, []
     if not service.own:
-        return None, [BARE_TASKS_ONLY]
+        return None, ["Ceilings are measured only beside a worker that was started for this."]
     if not asked.pictures or asked.options.image_refs():
-        return None, ["The stages are measured without a queue only for requests whose pictures are all they need."]
+        return None, ["The stages are measured without a queue only where a request needs nothing but its pictures."]
     tell("Loading the model without a queue")
     question = Question(
         model=f"{record.model}@{record.digest}",
@@ -156,6 +156,7 @@ def _bare(
         max_batch=record.max_batch,
         folder=str(asked.first_folder),
         num_images=len(asked.pictures),
+        seconds=plan.seconds / 4,
     )
     try:
         return stack.enter_context(bare_process(question, service.settings)), []

@@ -74,10 +74,10 @@ def _lines(report: BenchReport, subject: Subject) -> Iterator[tuple[str, str]]:
     if best is not None:
         yield "requests", f"[bold]{rate(best.images_per_s)}[/] images/s at best, {_load(best)}"
     if report.folder is not None:
-        spread = f" ({rate(min(report.folder.runs))} to {rate(max(report.folder.runs))})"
+        runs = report.folder.runs
+        spread = f", median of {len(runs)} runs ({rate(min(runs))} to {rate(max(runs))})" if len(runs) > 1 else ""
         failed = f", [red]{report.folder.failed} failed[/]" if report.folder.failed else ""
-        runs = len(report.folder.runs)
-        yield "folder", f"[bold]{rate(report.folder.images_per_s)}[/] images/s, median of {runs} runs{spread}{failed}"
+        yield "folder", f"[bold]{rate(report.folder.images_per_s)}[/] images/s{spread}{failed}"
     if report.ceiling is not None:
         yield from _ceiling_lines(report)
     if report.folder is not None and report.folder.ceiling is not None:
@@ -98,7 +98,8 @@ def _ceiling_lines(report: BenchReport) -> Iterator[tuple[str, str]]:
     yield "ceiling", f"{rate(ceiling.images_per_s)} images/s, set by {BOUND_WORDS[ceiling.bound]} ({parts})"
     if ceiling.share is not None and ceiling.share_range is not None:
         low, high = ceiling.share_range
-        yield "", f"[bold]{ceiling.share:.0%}[/] of it reached by folder runs ({low:.0%} to {high:.0%})"
+        spread = f" ({low:.0%} to {high:.0%})" if low < high else ""
+        yield "", f"[bold]{ceiling.share:.0%}[/] of it reached by folder runs{spread}"
 
 
 def _memory(report: BenchReport) -> str:
