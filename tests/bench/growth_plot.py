@@ -1,0 +1,93 @@
+"""The picture of ``tests.bench.growth``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+COLOURS = {"worker": "#3b75af", "client": "#1b998b", "redis": "#b23a48", "idle": "#8d99ae", "p50": "#d97a27"}
+NAMES = {"worker": "worker", "client": "client", "redis": "Redis", "idle": "worker, idle", "p50": "p50 of a job"}
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Draw memory against batch, queue and run length, and below it what an image takes.
+
+    Args:
+        found: What ``growth.json`` holds.
+        path: The PNG to write.
+    """
+    figure = Figure(figsize=(13, 6.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    every = figure.subplots(2, 3)
+    model = found["about"]["batch_model"].partition("-")[0]
+    _memory(every[0][0], found["batch"], "batch", ("idle", "worker"), f"images in a micro-batch ({model})")
+    _memory(every[0][1], found["queue"], "queued", ("worker", "client", "redis"), "jobs waiting in the queue")
+    _memory(every[0][2], found["run"], "images", ("worker", "client", "redis"), "images of a folder run")
+    every[1][0].axis("off")
+    _costs(every[1][1], found["queue"], "queued", "jobs waiting in the queue", "one interactive job takes, ms")
+    _costs(every[1][2], found["run"], "images", "images of a folder run", "an image takes, ms of a core")
+    _say(every[1][0], found)
+    figure.savefig(path)
+
+
+def _memory(axes: Axes, rows: Rows, length: str, names: Sequence[str], label: str) -> None:
+    for name in names:
+        axes.plot(
+            [row[length] for row in rows], [row[f"{name}_mb"] for row in rows], "o-", color=COLOURS[name],
+            label=NAMES[name],
+        )  # fmt: skip
+    axes.set_ylabel("memory, MiB")
+    axes.set_ylim(bottom=0)
+    _dress(axes, rows, length, label)
+
+
+def _costs(axes: Axes, rows: Rows, length: str, label: str, what: str) -> None:
+    lengths = [row[length] for row in rows]
+    if "p50_ms" in rows[0]:
+        axes.plot(lengths, [row["p50_ms"] for row in rows], "o--", color=COLOURS["p50"], label=NAMES["p50"])
+    for name in ("worker", "client", "redis"):
+        axes.plot(
+            lengths, [row[f"{name}_us"] / 1000 for row in rows], "o-", color=COLOURS[name],
+            label=f"{NAMES[name]}, of a core" if "p50_ms" in rows[0] else NAMES[name],
+        )  # fmt: skip
+    axes.set_ylabel(what)
+    axes.set_ylim(bottom=0)
+    _dress(axes, rows, length, label)
+
+
+def _dress(axes: Axes, rows: Rows, length: str, label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks([row[length] for row in rows])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _say(axes: Axes, found: Mapping[str, Any]) -> None:
+    queue, run = found["queue"], found["run"]
+    per_job = (queue[-1]["redis_mb"] - queue[0]["redis_mb"]) * 2**20 / max(1, queue[-1]["queued"] - queue[0]["queued"])
+    lines = (
+        "What should grow: the worker with its micro-batch,",
+        f"Redis with the queue, by {per_job:,.0f} bytes a waiting job.",
+        "",
+        "What should not: anything with the length of a run,",
+        "and what one job takes with the number that wait.",
+        "",
+        f"{found['about']['cores']} cores ({found['about']['machine']}), {found['about']['date']}"
+        f"{', shortened' if found['about']['quick'] else ''}",
+        f"{run[-1]['images']:,} images at {run[-1]['images_per_s']:,.0f} images/s",
+    )
+    axes.text(0.02, 0.95, "\n".join(lines), va="top", fontsize=10, linespacing=1.5)
