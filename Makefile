@@ -37,7 +37,7 @@ soak: $(READY) ## random faults under random load (MINUTES=5, SEED=..., else one
 	@FAULTS_JSON=faults-out/soak.json $(BIN)/python -P -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## measure latency, overhead, folder runs against the ideal pipeline, memory
-	@for part in latency explanations overhead throughput memory; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
+	@for part in latency explanations overhead throughput growth; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """What grows with batch, queue and run length, and what must not: python -m tests.bench.growth [--quick] [-o FOLDER].
 
 Memory of worker, client and Redis, and the time that each image takes from a core in each of them. Writes
-``growth.json`` and ``growth.png``, by default into ``tests/bench/figures``, and prints tables. In full it takes about
-ten minutes on two cores; ``--quick`` takes one, at a twentieth of the lengths.
+``growth.json`` and ``growth.png`` and prints tables. In full it takes about ten minutes on two cores; ``--quick`` takes
+one, at a twentieth of the lengths. The README's figure: ``-o tests/bench/figures``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from visionpipe.schemas.images import InlineImage
 from visionpipe.schemas.jobs import Lane
 from visionpipe.tasks import build_request
 
-FIGURES = Path(__file__).parent / "figures"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 QUEUES = (1, 10, 100, 1000, 10_000, 100_000)
 RUNS = (1000, 3000, 10_000, 30_000, 100_000)
@@ -240,7 +239,7 @@ def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("-o", "--output", type=Path, default=FIGURES)
+    parser.add_argument("-o", "--output", type=Path, default=Path("bench-out"))
     parser.add_argument("--model", default="resnet18-generated", help="whose memory is held against the batch")
     arguments = parser.parse_args()
     most = (lambda lengths: [n for n in lengths if n <= lengths[-1] // QUICK]) if arguments.quick else list
@@ -252,7 +251,7 @@ def main() -> None:
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     about = {"machine": platform.machine(), "cores": psutil.cpu_count(), "date": time.strftime("%Y-%m-%d")}
-    document = {"about": {**about, "batch_model": arguments.model, "quick": arguments.quick}, **found}
+    document: dict[str, Any] = {"about": {**about, "batch_model": arguments.model, "quick": arguments.quick}, **found}
     (arguments.output / "growth.json").write_text(json.dumps(document, indent=1) + "\n")
     draw(document, arguments.output / "growth.png")
     for name, rows in found.items():
