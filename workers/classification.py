@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,7 +15,8 @@ from models.loading import parity_images
 from models.preprocess import Preprocess
 from visionpipe.schemas.requests import ClassificationOptions
 from workers.cuda_copies import Pending
-from workers.hosted import HostedModel
+from workers.fitting import fitted
+from workers.hosted import Answering, HostedModel
 from workers.labels import label_of
 from workers.runtime import Outcome, Runtime, Written
 from workers.work import Work
@@ -103,18 +105,26 @@ class ClassificationRuntime(Runtime):
         with torch.inference_mode():
             self._answer([blank] * num_images).cpu()
 
-    def agrees_with(self, compiled: Callable[[Tensor], Tensor]) -> bool:
-        """Compare probabilities with fp32 on the card's parity inputs."""
-        return self._agree(compiled, self.hosted.device.dtype)
+    @property
+    def answering(self) -> Answering:
+        """The whole network."""
+        return self.hosted.answering
+
+    @torch.inference_mode()
+    def checks(self, compiled: Callable[[Tensor], Any], shape_CHW: tuple[int, ...]) -> Iterator[bool]:
+        """Compare probabilities with fp32 on one parity input after the other."""
+        for picture in parity_images(self.hosted.entry):
+            input_1CHW = fitted(self._preprocess(picture), shape_CHW)[None]
+            yield self._agree([input_1CHW], compiled, self.hosted.device.dtype)
 
     def parity(self, precision: str) -> bool:
         """Compare probabilities with fp32 on the card's parity inputs."""
         network = self.hosted.in_precision(precision)
-        return self._agree(network, next(network.parameters(), torch.zeros(0)).dtype)
+        inputs = [self._preprocess(picture)[None] for picture in parity_images(self.hosted.entry)]
+        return self._agree(inputs, network, next(network.parameters(), torch.zeros(0)).dtype)
 
     @torch.inference_mode()
-    def _agree(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> bool:
-        inputs = [self._preprocess(picture)[None] for picture in parity_images(self.hosted.entry)]
+    def _agree(self, inputs: Sequence[Tensor], network: Callable[[Tensor], Tensor], dtype: torch.dtype) -> bool:
         device = self.hosted.device.torch_device
         exact = torch.cat([self._probabilities(x.to(device), self.hosted.master) for x in inputs])
         moved = (x.to(device, dtype).contiguous(memory_format=torch.channels_last) for x in inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from models.catalog import Catalog
 from models.compiling import compile_network
 from models.errors import ModelError
 from workers.hosted import HostedModel
+from workers.runtime import Runtime
 
 NICENESS = 15
 
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("path", type=Path)
     parser.add_argument("--models-folder", type=Path)
+    parser.add_argument("--task", required=True)
     parser.add_argument("--precision", required=True)
     parser.add_argument("--shape", type=int, nargs=3, required=True)
     wanted = parser.parse_args()
@@ -33,8 +36,11 @@ def main() -> None:
     torch.set_num_threads(1)
     hosted = HostedModel(Catalog(wanted.models_folder).find(wanted.target), device="cpu")
     hosted.set_precision(wanted.precision)
+    runtime: Runtime = importlib.import_module(f"workers.{wanted.task}").RUNTIME(hosted)
+    answering = runtime.answering
+    assert answering is not None
     try:
-        compile_network(hosted.fast, tuple(wanted.shape), wanted.path)
+        compile_network(answering.eager, tuple(wanted.shape), wanted.path, dtype=answering.dtype)
     except ModelError as error:
         sys.exit(error.message)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,9 +24,10 @@ from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.requests import DetectionOptions
 from visionpipe.schemas.results import DetectionResult
 from visionpipe.schemas.results.detection import Detection
-from workers.detection_parity import agree
+from workers.detection_parity import agree, agree_on
 from workers.detection_slices import Pace, SlicedImage, pieces
-from workers.hosted import HostedModel
+from workers.fitting import fitted
+from workers.hosted import Answering, HostedModel
 from workers.labels import class_ids, label_of
 from workers.runtime import Answer, Runtime
 from workers.work import Work
@@ -68,12 +70,14 @@ class DetectionRuntime(Runtime):
 
     def _wrap(self, network: nn.Module) -> Detector:
         defaults = self.hosted.card.detection
-        return make_detector(
+        wrapped = make_detector(
             network,
             input_size_px=defaults.input_size_px,
             iou_threshold=defaults.iou_threshold,
             nms_free=defaults.nms_free,
         )
+        wrapped.compute = Answering(wrapped.core, part="detector", dtype=wrapped.core_dtype)
+        return wrapped
 
     def _labels(self) -> list[str]:
         labels, expected = self.hosted.card.labels or list(self._wrapped.labels), self._wrapped.num_classes
@@ -211,6 +215,33 @@ class DetectionRuntime(Runtime):
         started = time.monotonic()
         self.detector.detect([prepared] * num_images, [Wanted()] * num_images)
         self._cost_s = (time.monotonic() - started) / num_images
+
+    @property
+    def answering(self) -> Answering:
+        """The whole network of ultralytics', the backbone of torchvision's."""
+        answering = self.detector.compute
+        assert isinstance(answering, Answering)
+        return answering
+
+    def usual_shape(self) -> tuple[int, int, int] | None:
+        """That of square pictures, where the card or the network names the longer side."""
+        side_px = self.detector.input_size_px
+        return None if side_px is None else (len(self._mode), side_px, side_px)
+
+    def checks(self, compiled: Callable[[torch.Tensor], Any], shape_CHW: tuple[int, ...]) -> Iterator[bool]:
+        """Compare matched boxes and scores with fp32 on one parity input after the other."""
+        exact, quick = self._wrap(self.hosted.master), copy.copy(self.detector)
+        answering = Answering(quick.core, dtype=quick.core_dtype)
+        answering.use(compiled, shape_CHW)
+        quick.compute = answering
+        num_found = 0
+        for picture in parity_images(self.hosted.entry):
+            prepared = exact.prepare(self._levels(picture))
+            prepared.pixels = fitted(prepared.pixels, shape_CHW)
+            found = agree_on(exact, quick, prepared)
+            yield found is not None
+            num_found += found or 0
+        yield num_found > 0
 
     def parity(self, precision: str) -> bool:
         """Compare matched boxes and scores with fp32 on the card's parity inputs."""

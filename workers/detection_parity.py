@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from models.detectors import Detector, Found, Wanted
+from models.detectors import Detector, Found, Prepared, Wanted
 
 MAX_DELTA_SCORE = 0.04
 """Largest difference in the score of a detection."""
@@ -30,14 +30,22 @@ def agree(exact: Detector, quick: Detector, pictures: Iterable[NDArray[Any]]) ->
     num_found = 0
     try:
         for picture in pictures:
-            wanted = [Wanted(SCORE_THRESHOLD - MAX_DELTA_SCORE, masks=False)]
-            found = [detector.detect([detector.prepare(picture)], wanted)[0] for detector in (exact, quick)]
-            if not all(part.is_finite for part in found) or not (_covers(*found) and _covers(*found[::-1])):
+            found = agree_on(exact, quick, exact.prepare(picture))
+            if found is None:
                 return False
-            num_found += len(found[0])
+            num_found += found
     except Exception:  # noqa: BLE001 - some operators lack a precision, and say so in many ways
         return False
     return num_found > 0
+
+
+def agree_on(exact: Detector, quick: Detector, prepared: Prepared) -> int | None:
+    """How many things fp32 finds in one input; ``None`` if the other finds others."""
+    wanted = [Wanted(SCORE_THRESHOLD - MAX_DELTA_SCORE, masks=False)]
+    found = [detector.detect([prepared], wanted)[0] for detector in (exact, quick)]
+    if not all(part.is_finite for part in found) or not (_covers(*found) and _covers(*found[::-1])):
+        return None
+    return len(found[0])
 
 
 def _covers(one: Found, other: Found) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.errors import ModelError, UnknownLayer
-from models.features import INPUT, Features, check_layer, default_layer
+from models.features import INPUT, Features, Pooling, check_layer, default_layer
 from models.loading import parity_images
 from models.parity import synthetic
 from models.preprocess import Preprocess
@@ -25,7 +26,8 @@ from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.requests import EmbeddingOptions
 from visionpipe.schemas.results import EmbeddingResult
 from workers.cuda_copies import Pending
-from workers.hosted import HostedModel
+from workers.fitting import fitted
+from workers.hosted import Answering, HostedModel
 from workers.runtime import Answer, Runtime
 from workers.work import Work
 
@@ -39,6 +41,28 @@ NPY = "application/x-npy"
 """Media type of a vector as an artifact."""
 
 
+POOLING: Pooling = "avg"
+"""The pooling that requests have unless they say otherwise."""
+
+
+class PooledFeatures(nn.Module):
+    """Inputs (N, C, H, W) give float32 features (N, D) of one layer.
+
+    Args:
+        network: In eval mode.
+        layer: As for ``Features``.
+    """
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.network = network
+        self._layer = layer
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Run the network, and pool what its layer gives."""
+        return Features(self.network, self._layer, POOLING)(x_NCHW)
+
+
 class EmbeddingRuntime(Runtime):
     """Pooled features of the network's layers."""
 
@@ -46,6 +70,7 @@ class EmbeddingRuntime(Runtime):
         super().__init__(hosted)
         self._reference = Preprocess(hosted.card.preprocess)
         self._preprocess = hosted.hooks.preprocess or self._reference
+        self._usual: Answering | None = None
 
     @cached_property
     def layer(self) -> str:
@@ -77,8 +102,30 @@ class EmbeddingRuntime(Runtime):
             inputs_NCHW = self._reference.normalise(inputs_NCHW)
         options = _options(batch[0])
         layer = options.layer or self.layer
-        network = self.hosted.unfolded if layer.removesuffix(INPUT) in self.hosted.folded else self.hosted.fast
-        return self.hosted.copies.fetch(Features(network, layer, options.pooling)(self.hosted.to_input(inputs_NCHW)))
+        usual = (layer, options.pooling) == (self.layer, POOLING)
+        features = self.answering if usual else Features(self._network(layer), layer, options.pooling)
+        return self.hosted.copies.fetch(features(self.hosted.to_input(inputs_NCHW)))
+
+    @property
+    def answering(self) -> Answering:
+        """The features that are asked for unless a request says otherwise."""
+        network = self._network(self.layer)
+        if self._usual is None or self._usual.eager.network is not network:
+            pooled = PooledFeatures(network, self.layer)
+            self._usual = Answering(pooled, part="features", dtype=self.hosted.device.dtype)
+        return self._usual
+
+    def _network(self, layer: str) -> nn.Module:
+        return self.hosted.unfolded if layer.removesuffix(INPUT) in self.hosted.folded else self.hosted.fast
+
+    @torch.inference_mode()
+    def checks(self, compiled: Callable[[Tensor], Any], shape_CHW: tuple[int, ...]) -> Iterator[bool]:
+        """Compare features with fp32 on one parity input after the other."""
+        for picture in parity_images(self.hosted.entry):
+            input_1CHW = fitted(self._preprocess(picture), shape_CHW)[None]
+            there_1CHW = input_1CHW.to(self.hosted.device.torch_device, self.hosted.device.dtype)
+            quick_1CHW = there_1CHW.contiguous(memory_format=torch.channels_last)
+            yield agrees(self._features(self.hosted.master, input_1CHW), compiled(quick_1CHW).cpu())
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Answer]:
         """Give each image its vector; writing it beside the result is left for later."""
@@ -117,7 +164,7 @@ class EmbeddingRuntime(Runtime):
         blank = self._preprocess(Image.new("RGB", (width, height)))
         inputs_NCHW = self.hosted.to_input(blank.expand(num_images, *blank.shape).contiguous())
         try:
-            Features(self.hosted.fast, self.layer)(inputs_NCHW)
+            self.answering(inputs_NCHW)
         except UnknownLayer as error:
             raise ModelLoadError(f"{self.hosted.card.name}: embedding.layer: {error.message}") from error
         except ModelError as error:

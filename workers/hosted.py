@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +22,50 @@ from workers.cuda import Cuda
 from workers.cuda_copies import Copies
 from workers.device import Device, pick_precision
 
+MAX_SHAPES_SEEN = 256
+"""Of so many input shapes it is noted how long they computed."""
+
 
 class Answering(nn.Module):
-    """The network that answers: compiled for inputs of the shapes it was compiled for, eager for others.
+    """A network, or the part of one, that answers: compiled for inputs of some shapes, eager for others.
 
     Args:
         eager: The network as torch runs it.
+        part: What it is called among the parts of the model.
+        dtype: Of the inputs that compiled code takes.
+
+    Attributes:
+        spent_s: How long the eager network has computed inputs of each shape (C, H, W).
     """
 
-    def __init__(self, eager: nn.Module) -> None:
+    def __init__(self, eager: nn.Module, *, part: str = "network", dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.eager = eager
-        self._compiled: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+        self.part = part
+        self.dtype = dtype
+        self.spent_s: dict[tuple[int, ...], float] = {}
+        self._compiled: dict[tuple[int, ...], Callable[[Tensor], Any]] = {}
 
-    def use(self, compiled: Callable[[Tensor], Tensor], shape_CHW: tuple[int, ...]) -> None:
+    @property
+    def shapes(self) -> set[tuple[int, ...]]:
+        """The shapes (C, H, W) that compiled code answers."""
+        return set(self._compiled)
+
+    def use(self, compiled: Callable[[Tensor], Any], shape_CHW: tuple[int, ...]) -> None:
         """Answer with compiled code from now on; called by the device thread."""
         self._compiled[shape_CHW] = compiled
+        self.spent_s.pop(shape_CHW, None)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:
         """Give the network's output for a batch."""
-        compiled = self._compiled.get(tuple(inputs.shape[1:])) if len(inputs) <= MAX_BATCH else None
-        answer: Tensor = (compiled or self.eager)(inputs)
+        shape_CHW = tuple(inputs.shape[1:])
+        compiled = self._compiled.get(shape_CHW)
+        if compiled is not None and len(inputs) <= MAX_BATCH and inputs.dtype == self.dtype:
+            return compiled(inputs.contiguous(memory_format=torch.channels_last))
+        started = time.perf_counter()
+        answer = self.eager(inputs)
+        if shape_CHW in self.spent_s or len(self.spent_s) < MAX_SHAPES_SEEN:
+            self.spent_s[shape_CHW] = self.spent_s.get(shape_CHW, 0.0) + time.perf_counter() - started
         return answer
 
 
@@ -75,7 +100,7 @@ class HostedModel:
         """Make the fast copy: channels_last, and in the precision given."""
         self.device = Device(self.device.torch_device, precision)
         self.fast, self.folded = self._answering(precision)
-        self.answering = Answering(self.fast)
+        self.answering = Answering(self.fast, dtype=self.device.dtype)
         for derived in ("info", "unfolded"):
             self.__dict__.pop(derived, None)
 
@@ -94,6 +119,14 @@ class HostedModel:
         folded = fold_batch_norms(network)
         network = network.to(dtype=Device(self.device.torch_device, precision).dtype)
         return network.to(memory_format=torch.channels_last), folded
+
+    @property
+    def input_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of an input, where the card fixes them."""
+        size_hw = self.card.preprocess.input_size_hw
+        if size_hw is None or self.hooks.preprocess is not None:
+            return None
+        return (len(self.card.preprocess.mode), *size_hw)
 
     def classifier(self, network: Callable[[Tensor], Tensor] | None = None) -> Classifier:
         """Wrap a copy of the network, or the fast one, so that it gives logits (N, K)."""

@@ -12,7 +12,7 @@ import importlib.util
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,7 @@ from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import Result
 from workers.cuda_copies import Pending
 from workers.device import free_memory, is_fatal, is_out_of_memory
-from workers.hosted import HostedModel
+from workers.hosted import Answering, HostedModel
 from workers.work import Work
 
 
@@ -56,6 +56,10 @@ class Runtime(ABC):
     def __init__(self, hosted: HostedModel) -> None:
         self.hosted = hosted
 
+    decoder: Callable[[bytes], tuple[Tensor, tuple[int, int]] | None] | None = None
+    """Makes ``work.prepared`` of an encoded picture on the device, and tells the picture's size; it takes common files
+    only. Set before the worker is ready, where there is one and it pays."""
+
     def enough_px(self) -> int | None:
         """Shorter side, in pixels, at which pictures may be decoded instead of in full; unset: never."""
         return None
@@ -87,12 +91,30 @@ class Runtime(ABC):
     def warm_up(self, num_images: int) -> None:
         """Run one micro-batch of synthetic images."""
 
-    def agrees_with(self, compiled: Callable[[Tensor], Tensor]) -> bool:
-        """Whether a compiled form of the network answers the card's parity inputs as fp32 does; by device thread.
+    @property
+    def answering(self) -> Answering | None:
+        """What of the network this task answers with and may be compiled; tasks may share it. Unset: nothing."""
+        return None
 
-        Only runtimes that answer with ``hosted.answering`` have it.
+    def usual_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of most inputs, where the card tells."""
+        return self.hosted.input_shape
+
+    def checks(self, compiled: Callable[[Tensor], Any], shape_CHW: tuple[int, ...]) -> Iterator[bool]:
+        """Tell for one of the card's parity inputs after the other whether a compiled form answers it as fp32 does.
+
+        Only runtimes with ``answering`` have it. It is run by the device thread, each step between two of its own.
+
+        Args:
+            compiled: A form of ``answering``.
+            shape_CHW: The only shape of inputs that it takes; parity inputs are cut or continued to it.
         """
         raise NotImplementedError
+
+    def agrees_with(self, compiled: Callable[[Tensor], Any]) -> bool:
+        """Whether a compiled form, for inputs of the usual shape, answers the card's parity inputs as fp32 does."""
+        shape_CHW = self.usual_shape()
+        return shape_CHW is not None and all(self.checks(compiled, shape_CHW))
 
     @abstractmethod
     def parity(self, precision: str) -> bool:

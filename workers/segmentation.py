@@ -6,7 +6,7 @@ Shape suffixes: N images or tiles, C channels, K classes, H height, W width.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.loading import parity_images
 from models.tiling import Band, Blender, Tile
@@ -24,7 +24,8 @@ from visionpipe.schemas.requests import SegmentationOptions
 from visionpipe.schemas.results import SegmentationResult
 from workers.cuda_copies import Pending
 from workers.device import free_memory, is_out_of_memory
-from workers.hosted import HostedModel
+from workers.fitting import fitted
+from workers.hosted import Answering, HostedModel
 from workers.runtime import Answer, Runtime
 from workers.segmentation_input import Inputs, Prepared
 from workers.segmentation_maps import Maps, check_probabilities, finished
@@ -38,6 +39,8 @@ MIN_AGREEMENT = 0.999
 """... at so large a share of those pixels ..."""
 MAX_MEAN_DELTA_P = 0.01
 """... and its probabilities may differ by this much, averaged over all pixels."""
+MAX_USUAL_PX = 1024
+"""Tiles with longer sides hold whole pictures, of sides that only the pictures tell."""
 _WARM_SIDE_PX = 256
 
 Probabilities = NDArray[np.float32]
@@ -117,26 +120,47 @@ class SegmentationRuntime(Runtime):
         cost = (time.monotonic() - started) / inputs.numel()
         self._s_per_value = min(self._s_per_value or cost, cost)
 
+    @property
+    def answering(self) -> Answering:
+        """The whole network."""
+        return self.hosted.answering
+
+    def usual_shape(self) -> tuple[int, int, int] | None:
+        """That of a tile; models whose tiles are as large as most pictures have none."""
+        tile_px = self.hosted.card.segmentation.tile_px
+        usable = tile_px <= MAX_USUAL_PX and self.hosted.hooks.preprocess is None
+        return (len(self.hosted.card.preprocess.mode), tile_px, tile_px) if usable else None
+
     @torch.inference_mode()
+    def checks(self, compiled: Callable[[Tensor], Any], shape_CHW: tuple[int, ...]) -> Iterator[bool]:
+        """Compare classes and probabilities with fp32 on one parity input after the other."""
+        for picture in parity_images(self.hosted.entry):
+            values_NCHW = fitted(self._parity_values(picture)[0], shape_CHW)[None]
+            yield self._agree(values_NCHW, compiled, self.hosted.device.dtype)
+
     def parity(self, precision: str) -> bool:
         """Compare classes and probabilities with fp32 on the card's parity inputs."""
         network = self.hosted.in_precision(precision)
-        device = self.hosted.device.torch_device
         dtype = next(network.parameters(), torch.zeros(0)).dtype
-        options = SegmentationOptions(tile_px=8192)
-        for picture in parity_images(self.hosted.entry):
-            values = self._inputs.prepare(picture, options).cut([Tile(0, 0)])
-            inputs = self._inputs.normalised(values).to(device)
-            exact = self._probabilities(inputs, self.hosted.master)
-            if not agrees(exact, self._probabilities(inputs.to(dtype), network)):
-                return False
-        return True
+        return all(
+            self._agree(self._parity_values(picture), network, dtype) for picture in parity_images(self.hosted.entry)
+        )
+
+    def _parity_values(self, picture: Image.Image) -> Tensor:
+        return self._inputs.prepare(picture, SegmentationOptions(tile_px=8192)).cut([Tile(0, 0)])
+
+    @torch.inference_mode()
+    def _agree(self, values_NCHW: Tensor, network: Callable[[Tensor], Any], dtype: torch.dtype) -> bool:
+        inputs_NCHW = self._inputs.normalised(values_NCHW).to(self.hosted.device.torch_device)
+        quick_NCHW = inputs_NCHW.to(dtype).contiguous(memory_format=torch.channels_last)
+        exact = self._probabilities(inputs_NCHW, self.hosted.master)
+        return agrees(exact.cpu(), self._probabilities(quick_NCHW, network).cpu())
 
     @torch.inference_mode()
     def _compute(self, values_NCHW: Tensor) -> Tensor:
         # Levels are a quarter of the bytes of what they become.
         there_NCHW = self.hosted.copies.move(values_NCHW)
-        return self._probabilities(self.hosted.to_input(self._inputs.normalised(there_NCHW)), self.hosted.fast)
+        return self._probabilities(self.hosted.to_input(self._inputs.normalised(there_NCHW)), self.hosted.answering)
 
     def _predict(self, values_NCHW: Tensor) -> Probabilities:
         outputs: Probabilities = self._compute(values_NCHW).cpu().numpy()
@@ -152,7 +176,7 @@ class SegmentationRuntime(Runtime):
         middle = len(tiles) // 2
         return np.concatenate([self._predict_tiles(prepared, half) for half in (tiles[:middle], tiles[middle:])])
 
-    def _probabilities(self, inputs_NCHW: Tensor, network: nn.Module) -> Tensor:
+    def _probabilities(self, inputs_NCHW: Tensor, network: Callable[[Tensor], Any]) -> Tensor:
         outputs: Any = network(inputs_NCHW)
         if self.hosted.hooks.postprocess is not None:
             outputs = self.hosted.hooks.postprocess(outputs)

@@ -114,6 +114,7 @@ class Detector(ABC):
         self, network: nn.Module, *, input_size_px: int | None = None, iou_threshold: float | None = None
     ) -> None:
         self.network: Any = network
+        self._compute: nn.Module | None = None
         self.input_size_px = input_size_px
         self.iou_threshold = iou_threshold
 
@@ -132,6 +133,27 @@ class Detector(ABC):
     @abstractmethod
     def detect(self, batch: Sequence[Prepared], wanted: Sequence[Wanted]) -> list[Found]:
         """Detect in pictures whose ``key`` is equal; each gets what it wants, whatever its neighbours want."""
+
+    @property
+    @abstractmethod
+    def core(self) -> nn.Module:
+        """The part of the network that takes its inputs (N, C, H, W), and most of its time; it can be exported."""
+
+    @property
+    @abstractmethod
+    def core_dtype(self) -> torch.dtype:
+        """Of what ``core`` takes."""
+
+    @property
+    def compute(self) -> nn.Module:
+        """What computes in place of ``core``: that itself, unless something faster that gives the same was set."""
+        if self._compute is None:
+            self._compute = self.core
+        return self._compute
+
+    @compute.setter
+    def compute(self, faster: nn.Module) -> None:
+        self._compute = faster
 
     def own_wanted(self) -> Wanted:
         """The thresholds with which the network comes."""

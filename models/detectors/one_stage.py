@@ -43,6 +43,17 @@ class OneStage(Detector):
         fence(self.network.backbone)
         fence(self.network.head)
 
+    @property
+    def core(self) -> nn.Module:
+        """The backbone; what chooses boxes depends on what it found."""
+        backbone: nn.Module = self.network.backbone
+        return backbone
+
+    @property
+    def core_dtype(self) -> torch.dtype:
+        """What the backbone is given whatever its weights are kept in."""
+        return torch.float32
+
     def own_wanted(self) -> Wanted:
         """The thresholds with which the network comes."""
         return Wanted(self.network.score_thresh, self.iou_threshold, self.network.detections_per_img)
@@ -81,7 +92,7 @@ class OneStage(Detector):
     @contextmanager
     def _lent(self, **thresholds: float) -> Iterator[None]:
         """Change the network's attributes for one forward pass; one thread at a time uses a detector."""
-        changed = {"transform": self._assemble, **thresholds}
+        changed = {"transform": self._assemble, "backbone": self.compute, **thresholds}
         kept = {name: getattr(self.network, name) for name in changed}
         watch = self.network.head.register_forward_hook(self._note_finite)
         try:

@@ -55,6 +55,17 @@ class TwoStage(Detector):
             if part is not None:
                 fence(part)
 
+    @property
+    def core(self) -> nn.Module:
+        """The backbone; what chooses boxes depends on what it found."""
+        backbone: nn.Module = self.network.backbone
+        return backbone
+
+    @property
+    def core_dtype(self) -> torch.dtype:
+        """What the backbone is given whatever its weights are kept in."""
+        return torch.float32
+
     def own_wanted(self) -> Wanted:
         """The thresholds with which the network comes."""
         return Wanted(self.heads.score_thresh, self.iou_threshold, self.heads.detections_per_img)
@@ -69,7 +80,7 @@ class TwoStage(Detector):
         """Detect, or score the proposals that the pictures bring; all or none of a batch bring some."""
         device = self.device()
         images, _ = self._assemble([prepared.pixels.to(device) for prepared in batch])
-        features = self.network.backbone(images.tensors)
+        features = self.compute(images.tensors)
         if isinstance(features, Tensor):
             features = OrderedDict([("0", features)])
         regions = self._regions(batch, images, features)

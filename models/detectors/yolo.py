@@ -65,11 +65,21 @@ class Yolo(Detector):
         head.max_det = MAX_CANDIDATES
         # Batch normalisation goes into the convolutions, and the head that is not used goes.
         self.network.fuse(verbose=False)
-        self._dtype = next(self.network.parameters()).dtype
+        self._dtype: torch.dtype = next(self.network.parameters()).dtype
         if self._dtype != torch.float32:
             # It decodes boxes, whose coordinates bfloat16 would round by pixels.
             head.float()
             head.register_forward_pre_hook(lambda _, arguments: cast(arguments, torch.float32))
+
+    @property
+    def core(self) -> nn.Module:
+        """The whole network, without the outputs that only training reads."""
+        return _Decoded(self.network)
+
+    @property
+    def core_dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return self._dtype
 
     def own_wanted(self) -> Wanted:
         """The thresholds of ultralytics' ``predict``."""
@@ -85,8 +95,7 @@ class Yolo(Detector):
         """Detect; see ``Detector``."""
         pixels_NCHW = torch.stack([prepared.pixels for prepared in batch]).to(self.device())
         inputs_NCHW = pixels_NCHW.to(self._dtype, memory_format=torch.channels_last).div_(255)
-        outputs = self.network(inputs_NCHW)
-        decoded, prototypes = outputs[0], None
+        decoded, prototypes = self.compute(inputs_NCHW), None
         if self.has_masks:
             decoded, prototypes = decoded
         return [
@@ -126,6 +135,20 @@ class Yolo(Detector):
         if given is None and not self.needs_suppression:
             return IOU_THRESHOLD if wants.class_agnostic else None
         return IOU_THRESHOLD if given is None else given
+
+
+class _Decoded(nn.Module):
+    """What a network decoded: boxes and scores, with prototypes of masks where it has some."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_NCHW: Tensor) -> Any:
+        if torch.compiler.is_exporting():
+            # Otherwise the anchors it keeps tie it to the batch that it saw last.
+            self.network.model[-1].dynamic = True
+        return self.network(x_NCHW)[0]
 
 
 def _kind(head: Any) -> str:
