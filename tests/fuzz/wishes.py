@@ -54,7 +54,7 @@ def near_valid() -> SearchStrategy[str]:
 
 def _request(task: str) -> SearchStrategy[Document]:
     schema = TASKS[task].request.model_json_schema()
-    images = st.lists(st.sampled_from(IMAGES), min_size=1, max_size=3)
+    images = st.just([IMAGES[0]]) | st.lists(st.sampled_from(IMAGES), min_size=1, max_size=3)
     options = _drawn(schema["properties"]["options"], schema["$defs"])
     return st.fixed_dictionaries(
         {

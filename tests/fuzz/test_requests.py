@@ -1,0 +1,59 @@
+"""A worker process under drawn requests and under a client that writes into Redis whatever it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.fuzz import hostile
+from tests.fuzz.asking import ask
+from tests.fuzz.attacking import SILENT, aftermath, attacks, withstand
+from tests.fuzz.service import Service
+from visionpipe.client import Client
+from visionpipe.errors import VisionPipeError
+from visionpipe.queue import calls, run
+
+SEED, CASES = 11, 64
+ATTACKS = dict(attacks())
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with Service() as started:
+        yield started
+
+
+def test_every_request_that_fits_or_nearly_fits_ends_with_a_result_or_a_typed_error(service):
+    asked = ask(service, CASES, seed=SEED)
+    print(f"\n{asked.cases} requests: valid {dict(asked.valid)}, nearly {dict(asked.near_valid)}")
+    assert asked.untyped == []
+    assert asked.cases == CASES
+    assert asked.valid["done"] >= 1
+    assert asked.near_valid["invalid_request"] > CASES / 8
+    service.check_serves()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_whatever_is_written_into_redis_the_worker_lives_and_serves(service, name):
+    pid = service.pid
+    said = withstand(service, name, ATTACKS[name])
+    assert (service.alive, service.pid) == (True, pid)
+    assert len(said) < 20_000, "a hostile client could fill the disk"
+    assert "Traceback" not in said
+    dropped = "is no ticket" in said or "damaged or none of ours" in said or "broken records" in said
+    assert dropped or name.startswith(("record:", "other:")) or name.partition(": ")[2] in hostile.HONEST | SILENT
+
+
+def test_after_all_of_that_nothing_is_held_and_everybody_can_look(service):
+    """Runs last: what the attacks left behind has been ended or set aside."""
+    assert aftermath(service) == []
+    with Client(service.url, settings=service.settings) as client:
+        assert [worker.worker for worker in client.workers()] == ["victim"]
+        assert service.model in client.accounts()
+        client.queues()
+    for job in (key.decode().removeprefix("vp:job:") for key in service.redis.scan_iter("vp:job:*")):
+        with suppress(VisionPipeError):
+            run(service.redis, calls.read(job))
+    service.check_serves()
