@@ -196,8 +196,7 @@ class FsspecStore:
                 if _TEMPORARY in path:
                     self._drop_abandoned(path)
                 elif path.endswith(_EXPIRY) and _expired(self._fs.cat_file(path)):
-                    self._remove(path.removesuffix(_EXPIRY))
-                    removed += 1
+                    removed += self._collect(path.removesuffix(_EXPIRY))
         return removed
 
     def _path(self, key: str) -> str:
@@ -222,6 +221,26 @@ class FsspecStore:
         for name in (path, path + _EXPIRY):
             with suppress(FileNotFoundError):
                 self._fs.rm_file(name)
+
+    def _collect(self, path: str) -> bool:
+        """Remove a value that has expired, unless somebody is just storing it anew, which begins with its expiry."""
+        expiry = self._take(path + _EXPIRY)
+        if not _expired(self._fs.cat_file(expiry)):
+            self._fs.mv(expiry, path + _EXPIRY)
+            return False
+        with suppress(FileNotFoundError):
+            data = self._take(path)
+            if self._fs.exists(path + _EXPIRY):
+                self._fs.mv(data, path)
+            else:
+                self._fs.rm_file(data)
+        self._fs.rm_file(expiry)
+        return True
+
+    def _take(self, path: str) -> str:
+        taken = f"{path}{_TEMPORARY}{uuid.uuid4().hex}"
+        self._fs.mv(path, taken)
+        return taken
 
     def _drop_abandoned(self, path: str) -> None:
         if time.time() - self._fs.modified(path).timestamp() > _ABANDONED_S:

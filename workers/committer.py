@@ -161,13 +161,13 @@ class Committer:
         return len(written)
 
     def _commit(self, jobs: Sequence[HeldJob]) -> None:
-        parts = [Part(job, *job.take_outcomes()) for job in jobs]
+        parts = [Part.of(job) for job in jobs]
         for job in jobs:
             del self._pending[job]
         self._send([part for part in parts if not part.job.lost and (part.outcomes or part.last)])
         for part in parts:
             if part.last:
-                self._end(part.job)
+                self._end(part)
 
     def _send(self, parts: list[Part]) -> None:
         def attempt() -> None:
@@ -190,8 +190,10 @@ class Committer:
             for part in parts:
                 part.job.lost = True
 
-    def _end(self, job: HeldJob) -> None:
-        if job.handing_back and job.num_dropped and job.stopped is None and not job.lost:
+    def _end(self, part: Part) -> None:
+        job = part.job
+        # A stop that came after this commit was made is for the queue to carry out.
+        if job.handing_back and job.num_dropped and part.final is None and not job.lost:
             hand_back(self._redis, job)
         self._ended(job)
 
@@ -224,12 +226,19 @@ class Part(NamedTuple):
     job: HeldJob
     outcomes: list[tuple[int, bool, bytes]]
     last: bool
+    final: JobState | None
+    """In what the job ends with this commit, if it was stopped."""
+
+    @classmethod
+    def of(cls, job: HeldJob) -> Part:
+        """Take what a job has by now."""
+        outcomes, last = job.take_outcomes()
+        return cls(job, outcomes, last, job.stopped if last else None)
 
     def call(self) -> Call[bool]:
         """The commit, as a call."""
-        final = self.job.stopped if self.last else None
-        error = _REASONS[final] if final else None
-        return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=final, error=error)
+        error = _REASONS[self.final] if self.final else None
+        return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=self.final, error=error)
 
 
 def hand_back(redis: Redis, job: HeldJob, outcomes: Sequence[tuple[int, bool, bytes]] = ()) -> None:

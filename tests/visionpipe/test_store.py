@@ -97,6 +97,28 @@ def test_gc_removes_expired_files_and_old_leftovers_only(tmp_path):
     assert store.get("blob:new:0") == b"x"
 
 
+@pytest.mark.parametrize("moment", ["find", "cat_file", "mv", "exists", "rm_file"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_what_is_stored_anew_while_gc_collects_it_stays(tmp_path, monkeypatch, moment, nth):
+    store, other = (FsspecStore(f"file://{tmp_path}") for _ in range(2))
+    key = f"upload:{'a' * 64}"
+    store.put(key, b"pixels", 0.01)
+    time.sleep(0.02)
+    real, calls = getattr(store._fs, moment), []
+
+    def meanwhile(*args, **options):
+        calls.append(args)
+        if len(calls) == nth:
+            monkeypatch.setattr(store._fs, moment, real)
+            other.put(key, b"pixels", 60)
+        return real(*args, **options)
+
+    monkeypatch.setattr(store._fs, moment, meanwhile)
+    store.gc()
+    if len(calls) >= nth:
+        assert store.get(key) == b"pixels"
+
+
 def test_files_are_plain_bytes_and_appear_whole(tmp_path):
     store = FsspecStore(f"file://{tmp_path}")
     big, small = b"A" * 2_000_000, b"B" * 1_000_000

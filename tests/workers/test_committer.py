@@ -124,6 +124,25 @@ def test_a_drain_hands_back_what_it_cannot_finish_and_counts_no_attempt(rig: Any
     assert rig.redis.llen("vp:grey:interactive") >= 7
 
 
+def test_a_job_stopped_between_its_last_commit_and_its_hand_back_does_not_wait_for_its_lease(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.long.pause_s = 0.02
+    job = rig.submit([250], task="explanation")
+    until(lambda: rig.long.trace)
+    send = rig.engine.committer._send
+
+    def send_and_stop(parts: Any) -> None:
+        send(parts)
+        for part in parts:
+            run(rig.redis, calls.cancel(part.job.claim.job))
+            part.job.stopped = JobState.CANCELLED
+
+    monkeypatch.setattr(rig.engine.committer, "_send", send_and_stop)
+    rig.engine.drain(0.1)
+    assert rig.envelope(job).record.state is JobState.CANCELLED
+
+
 def test_a_drain_with_a_stuck_device_hands_back_what_is_done(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.engine.HAND_BACK_S", 0.3)
     job = rig.submit([1, 2, 3], sizes=[(4, 4), (4, 4), (5, 5)], accept=False)
