@@ -51,7 +51,8 @@ class Worker:
         wait_for("death of a worker", lambda: not self.alive)
 
     def log(self) -> str:
-        return self._log.read_text()
+        # A worker that was forked just now has not opened it yet.
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def rss_mb(self) -> float:
         """Resident memory now."""

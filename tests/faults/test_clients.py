@@ -102,10 +102,10 @@ async def test_a_thousand_timeouts_leave_no_connection_subscription_or_object(st
             with pytest.raises(ResultTimeoutError):
                 await client.job(job.id).wait(timeout=0.3)
 
-        await asyncio.gather(*(give_up() for _ in range(50)))
+        await asyncio.gather(*(give_up() for _ in range(100)))
         before = census(stage)
-        for _ in range(20):
-            await asyncio.gather(*(give_up() for _ in range(50)))
+        for _ in range(10):
+            await asyncio.gather(*(give_up() for _ in range(100)))
         gc.collect()
         # A waiter may just be reading the record once more.
         assert census(stage) - before == Counter()

@@ -60,7 +60,7 @@ class Crowd:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seconds", [5, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_ten_times_too_much_work_is_refused_with_a_hint_and_harms_nobody(stage, seconds):
     worker = stage.worker()
     stage.probe.each("seconds", 1 / PER_S)

@@ -95,7 +95,7 @@ def test_a_step_that_hangs_every_time_ends_as_poison(stage):
 @pytest.mark.parametrize(
     ("seconds", "env"),
     [
-        pytest.param(5, {}, id="three leases"),
+        pytest.param(4, {}, id="more than two leases"),
         pytest.param(
             100, {"VISIONPIPE_LEASE_S": "30", "VISIONPIPE_RENEW_S": "5"}, id="defaults", marks=pytest.mark.slow
         ),

@@ -18,8 +18,10 @@ from visionpipe.queue import calls, connect, run
 CALM_S = (0.3, 2.5)
 """How long nothing happens between two faults."""
 LASTING = ("vp:accounts:", "vp:models", "vp:lanes", "vp:workers", "vp:beats", "vp:beaten", "vp:serving:", "vp:short")
-"""What stays in Redis while workers serve, however many jobs there were."""
-MOST_GROWTH_BYTES = 256 * 1024
+KOMBUS = ("_kombu.binding", "vp:unacked")
+"""Both stay in Redis while workers serve, however many jobs there were; the tickets that died with workers among them
+come back after five minutes."""
+MOST_GROWTH_BYTES = 64 * 1024
 
 
 def main() -> int:
@@ -117,7 +119,7 @@ def expire(service: Service) -> list[str]:
         service.tend()
         left = [key.decode() for key in service.redis.scan_iter("*", count=10_000)]
         # What a client that could not close leaves lives for ten minutes.
-        left = [key for key in left if not key.startswith((*LASTING, "vp:reply:"))]
+        left = [key for key in left if not key.startswith((*LASTING, *KOMBUS, "vp:reply:"))]
         if not left or time.monotonic() > until:
             return left
         time.sleep(0.2)
@@ -137,7 +139,10 @@ def verdict(service: Service, book: Book, crowd: Crowd, before: int, title: str,
                 book.wrong.append(f"{name}: {number} was executed {times} times, {allowed} allowed")
     left = expire(service)
     replies = sum(1 for _ in service.redis.scan_iter("vp:reply:*"))
-    service.redis.delete(*service.redis.keys("vp:reply:*"), "vp:none")
+    service.redis.delete("vp:none", *service.redis.keys("vp:reply:*"))
+    tickets = service.redis.hlen("vp:unacked")
+    if tickets > len(book.faults):
+        book.wrong.append(f"{tickets} tickets died with workers, of which no more than {len(book.faults)} can have")
     grown = service.used_bytes() - before
     if left:
         book.wrong.append(f"left in Redis: {left[:10]} and {max(0, len(left) - 10)} more")
@@ -152,7 +157,9 @@ def verdict(service: Service, book: Book, crowd: Crowd, before: int, title: str,
     print("\nfaults:", ", ".join(f"{name} {count}" for name, count in sorted(service.struck.items())))
     print(f"beside these {crowd.streams} streams and {crowd.runs} folder runs; {images} images in the models' logs")
     print(f"{book.ends['innocent']} innocent images were marked at two deaths; longest job {book.longest_s:.1f} s")
-    print(f"Redis holds {grown / 1024:+.1f} KiB after expiry, beside {replies} streams of replies")
+    print(
+        f"Redis holds {grown / 1024:+.1f} KiB after expiry, beside {replies} streams of replies; {tickets} tickets died with workers"
+    )
     print(f"largest growth of a worker {service.grown_mb:.1f} MiB")
     print(*table.lines([row]), sep="\n")
     print("\n".join(["WRONG:", *book.wrong]) if book.wrong else "the books are right", flush=True)

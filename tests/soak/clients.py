@@ -60,7 +60,9 @@ class Crowd:
         self._over = threading.Event()
         self.streams = self.runs = 0
         self._threads = [
-            threading.Thread(target=self._act, args=(random.Random(f"{seed}-{index}"),), name=f"crowd-{index}")
+            threading.Thread(
+                target=self._act, args=(random.Random(f"{seed}-{index}"),), name=f"crowd-{index}", daemon=True
+            )
             for index in range(threads)
         ]
 

@@ -105,8 +105,9 @@ class Service:
         except (OSError, IndexError):
             return
         # Until it serves, a worker is still loading.
-        if "ready:" in post.worker.log():
-            post.ready_mb = post.ready_mb or rss_mb
+        if not post.ready_mb and "ready:" in post.worker.log():
+            post.ready_mb = rss_mb
+        if post.ready_mb:
             self.grown_mb = max(self.grown_mb, rss_mb - post.ready_mb)
 
     def strike(self) -> str:
@@ -167,9 +168,8 @@ class Service:
         self.redis.config_set("maxmemory", 0)
 
     def used_bytes(self) -> int:
-        """What Redis holds now, without what it could give back."""
-        self.redis.memory_purge()
-        return int(self.redis.info("memory")["used_memory_dataset"])
+        """What the keys in Redis take."""
+        return sum(self.redis.memory_usage(key) or 0 for key in self.redis.scan_iter("*", count=10_000))
 
     def close(self) -> None:
         """End everything."""

@@ -73,6 +73,8 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
             "health_check_interval": 5,
             "priority_steps": [0],
             "body_encoding": "utf-8",
+            # A ticket in the hands of a worker that died comes back, to be dropped; meanwhile it only takes room.
+            "visibility_timeout": 300,
             "unacked_key": "vp:unacked",
             "unacked_index_key": "vp:unacked_index",
             "unacked_mutex_key": "vp:unacked_mutex",
