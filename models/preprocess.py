@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import geometry
 from models.cards import Preprocessing
@@ -63,6 +63,39 @@ class Preprocess:
         if len(mode) == 1:
             return torch.from_numpy(levels.reshape(1, image.height, image.width))
         return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+
+    def levels_there(self, pixels_CHW: Tensor) -> Tensor | None:
+        """Resize and crop a decoded picture on the device where it lies, within two levels of what ``levels`` gives.
+
+        Args:
+            pixels_CHW: uint8 (3, H, W), upright.
+
+        Returns:
+            uint8 of shape (3, H, W) there; ``None`` where only Pillow does what the card says.
+        """
+        mode, resized_wh = (
+            self.preprocessing.interpolation,
+            self.resized_there(pixels_CHW.shape[2], pixels_CHW.shape[1]),
+        )
+        if resized_wh is None:
+            return None
+        width, height = resized_wh
+        if (height, width) != tuple(pixels_CHW.shape[1:]):
+            values = nn.functional.interpolate(pixels_CHW[None].float(), (height, width), mode=mode, antialias=True)
+            pixels_CHW = values[0].round_().clamp_(0, 255).to(torch.uint8)
+        crop_width, crop_height = geometry.crop_size_wh(resized_wh, self.preprocessing)
+        left, top = geometry.offset(width, crop_width), geometry.offset(height, crop_height)
+        return pixels_CHW[:, top : top + crop_height, left : left + crop_width].contiguous()
+
+    def resized_there(self, width: int, height: int) -> tuple[int, int] | None:
+        """Give the size to which ``levels_there`` resizes a picture of a size; ``None`` if it cannot."""
+        preprocessing = self.preprocessing
+        if preprocessing.mode != "RGB" or preprocessing.interpolation not in ("bilinear", "bicubic"):
+            return None
+        resized_wh = geometry.resized_size_wh((width, height), preprocessing)
+        crop_wh = geometry.crop_size_wh(resized_wh, preprocessing)
+        fits = crop_wh[0] <= resized_wh[0] and crop_wh[1] <= resized_wh[1]
+        return resized_wh if fits and resized_wh[0] * resized_wh[1] <= MAX_RESIZED_PIXELS else None
 
     @property
     def enough_px(self) -> int | None:

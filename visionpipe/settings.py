@@ -69,6 +69,12 @@ class Settings(BaseModel):
     """Whether workers decode every JPEG in full, also where the network wants far fewer pixels."""
     compile: Literal["auto", "now", "off"] = "auto"
     """Whether a worker on a CPU compiles its network beside serving: once that pays, at once, or never."""
+    cuda_memory: float | None = Field(default=None, gt=0)
+    """Memory a worker may take on a CUDA device: up to 1 a share of it, above that GiB; unset means an equal part."""
+    cuda_workers: int = Field(default=1, gt=0)
+    """How many workers share one CUDA device; visionpipe up counts those it starts."""
+    cuda_decode: Literal["auto", "off"] = "auto"
+    """Whether workers decode JPEGs on a CUDA device where that is quicker than their cores, or never."""
     drain_s: float = Field(default=60, gt=0)
     """How long a worker finishes what it holds after SIGTERM, before handing it back."""
     hang_s: float = Field(default=600, gt=0)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ CAPTURE_MARGIN = 4
 
 
 class Cuda:
-    """One CUDA device, its stream for copies and its stream for captures.
+    """One CUDA device, and its streams for copies, decoding and captures.
 
     Args:
         device: With its index.
@@ -31,6 +32,7 @@ class Cuda:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._decoding = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._capturing = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -67,6 +69,17 @@ class Cuda:
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self.device))
         return done.synchronize
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Compute on a stream of its own what is launched inside, and sleep at the end until it is done."""
+        with torch.cuda.device(self.device), torch.cuda.stream(self._decoding):
+            try:
+                yield
+            finally:
+                done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+                done.record(self._decoding)
+                done.synchronize()
 
     def capture(self, compute: Callable[[], Tensor], *, warm: int = 3) -> tuple[Callable[[], None], Tensor]:
         """Record what some work launches; by the device thread alone.

@@ -8,16 +8,15 @@ Shape suffixes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from workers.compiler import TASK, input_shape
 from workers.cuda import Cuda
 from workers.device import is_out_of_memory
-from workers.hosted import HostedModel
+from workers.hosted import Answering
 from workers.runtime import Runtime
 
 logger = logging.getLogger("visionpipe.cuda")
@@ -50,6 +49,7 @@ class Buckets:
         self._dtype = dtype
         self.sizes = sorted({2**power for power in range(largest.bit_length())} | {largest})
         self._graphs: dict[int, tuple[Tensor, Callable[[], None], Tensor]] = {}
+        self._held: list[Tensor] = []
 
     @property
     def graphs(self) -> list[int]:
@@ -98,6 +98,8 @@ class Buckets:
             try:
                 self._cuda.check_capturable(lambda: self._compute(input_NCHW))
                 replay, output = self._cuda.capture(lambda: self._compute(input_NCHW))
+                # Anchors, for one, that a network keeps for its last size: the graph reads them where they lie.
+                self._held += _kept_by(self._network)
                 self._graphs[size] = (input_NCHW, replay, output)
                 self._check(size)
             except Exception as error:  # noqa: BLE001 - whatever it is, the network is served without graphs
@@ -142,33 +144,57 @@ def _searching() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-@torch.inference_mode()
-def answer_in_buckets(hosted: HostedModel, runtimes: Mapping[str, Runtime], cuda: Cuda, *, largest: int) -> str:
-    """Have a classifier answer in a few batch sizes, if its answers stay those of fp32; by the device thread.
+def _kept_by(network: Network) -> list[Tensor]:
+    """The tensors that modules keep besides their parameters and buffers, by themselves or in lists."""
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    kept: list[Tensor] = []
+    for module in modules:
+        for value in vars(module).values():
+            some = value if isinstance(value, list | tuple) else (value,)
+            kept += [one for one in some if isinstance(one, Tensor)]
+    return kept
+
+
+def answer_in_buckets(runtimes: Mapping[str, Runtime], cuda: Cuda, *, largest: int) -> str:
+    """Have networks answer in a few batch sizes, where their answers stay those of fp32; by the device thread.
 
     Args:
-        hosted: The model, on a CUDA device.
-        runtimes: Those of the model, by task.
+        runtimes: Those of the model, by task; several may share a network, or a part of one.
         cuda: The device.
         largest: Most images in a micro-batch.
 
     Returns:
-        What to say of it: ``graphs of 1, 2, 4, 8``, or why it stays ``eager``.
+        What to say of it: ``graphs of 1, 2, 4, 8`` images, or why all stays ``eager``.
     """
-    shape = input_shape(hosted)
-    if TASK not in runtimes or shape is None:
-        return "eager: only classifiers with an input of fixed size are captured"
-    buckets = Buckets(cuda, hosted.fast, shape, hosted.device.dtype, largest=largest)
+    parts: dict[Answering, list[Runtime]] = {}
+    for runtime in runtimes.values():
+        if runtime.answering is not None and runtime.usual_shape() is not None:
+            parts.setdefault(runtime.answering, []).append(runtime)
+    sizes: set[int] = set()
+    for answering, sharing in parts.items():
+        sizes |= set(_use_buckets(answering, sharing, cuda, largest))
+    if not parts:
+        return "eager: inputs have no fixed size"
+    return f"graphs of {', '.join(map(str, sorted(sizes)))}" if sizes else "eager: no graph could be captured"
+
+
+@torch.inference_mode()
+def _use_buckets(answering: Answering, runtimes: Sequence[Runtime], cuda: Cuda, largest: int) -> list[int]:
+    """Replace one network; gives the batch sizes that are captured."""
+    shape_CHW = runtimes[0].usual_shape()
+    assert shape_CHW is not None
+    buckets = Buckets(cuda, answering.eager, shape_CHW, answering.dtype, largest=largest)
     try:
         buckets.prepare()
-        faithful = runtimes[TASK].agrees_with(buckets)
-    except RuntimeError as error:
+        faithful = all(runtime.agrees_with(buckets) for runtime in runtimes)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the network is served as it is
         if not is_out_of_memory(error):
+            # Unless the device itself is broken, which this raises.
             cuda.check()
-        logger.warning("%s is not captured: %s", hosted.card.name, error)
-        return "eager: it could not be captured"
+        logger.warning("the %s is served in batches of any size: %s", answering.part, error)
+        return []
     if not faithful:
-        logger.warning("%s answers otherwise in padded batches, which are not used", hosted.card.name)
-        return "eager: it answers otherwise in padded batches"
-    hosted.answering.use(buckets, shape)
-    return f"graphs of {', '.join(map(str, buckets.graphs))}" if buckets.graphs else "eager: no graph could be captured"
+        logger.warning("the %s answers otherwise in padded batches, which are not used", answering.part)
+        return []
+    answering.use(buckets, shape_CHW)
+    return buckets.graphs

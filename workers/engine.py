@@ -194,7 +194,7 @@ class Engine:
         try:
             runtime = self._parts.runtimes[work.request.task]
             if work.ref is not None:
-                self._reader.fill(work, work.ref, enough_px=runtime.enough_px(), folders=folders)
+                self._reader.fill(work, work.ref, runtime.enough_px(), folders, runtime.decoder)
             started = time.monotonic()
             runtime.prepare(work)
             work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000

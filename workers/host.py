@@ -23,6 +23,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from kombu.entity import Queue
 
 from models.catalog import Catalog, Entry
+from models.devices import pick_device
 from models.errors import ModelError
 from visionpipe.errors import ModelLoadError, SettingsError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
@@ -33,6 +34,8 @@ from visionpipe.settings import Settings
 from visionpipe.store import open_store
 from workers.batching import HANG_EXIT
 from workers.compiler import Compiler, why_eager
+from workers.cuda import settle
+from workers.cuda_start import begin_on_cuda
 from workers.device import device_memory, keep_freed_memory
 from workers.engine import Engine, Parts
 from workers.hosted import HostedModel
@@ -115,7 +118,6 @@ class Host:
             self._hosted,
             self._runtimes,
             settings,
-            busy_s=lambda: self._engine.batcher.busy_s,
             between=self._engine.batcher.between,
             told=self._keeper.tell_code,
         )
@@ -128,6 +130,9 @@ class Host:
         self._serve_http()
         vital("watchdog", self._watch).start()
         self._compiler.start()
+        begin_on_cuda(
+            self._hosted, self._runtimes, self._engine.batcher, settings=self._settings, told=self._keeper.tell_code
+        )
         # Whoever listens to this signal keeps Celery from setting everybody's log level to its own.
         setup_logging.connect(lambda **_: None, weak=False)
         # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
@@ -246,6 +251,7 @@ def load_model(options: HostOptions, settings: Settings) -> tuple[HostedModel, d
     """
     try:
         entry: Entry = Catalog(settings.models).find(options.model)
+        settle(pick_device(options.device), memory=settings.cuda_memory, workers=settings.cuda_workers)
         hosted = HostedModel(entry, device=options.device)
     except ModelError as error:
         raised = ours(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from models.images import Decoded, decode
@@ -13,7 +14,12 @@ from visionpipe.settings import Settings
 from workers.persist import persist
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from workers.work import Work
+
+
+Decoder = Callable[[bytes], "tuple[Tensor, tuple[int, int]] | None"]
 
 
 class Reader:
@@ -38,15 +44,34 @@ class Reader:
         data = persist(lambda: self._fetcher.fetch(ref), give_up_s=self._settings.lease_s)
         return self._decode(data)
 
-    def fill(self, work: Work, ref: ImageRef, *, enough_px: int | None = None, folders: Folders | None = None) -> None:
-        """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does."""
+    def fill(
+        self,
+        work: Work,
+        ref: ImageRef,
+        enough_px: int | None = None,
+        folders: Folders | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does.
+
+        Args:
+            work: To fill.
+            ref: Where its image lies.
+            enough_px: See ``models.images.decode``.
+            folders: Open folders of media roots.
+            decoder: Tried first; see ``Runtime.decoder``.
+        """
         started = time.monotonic()
         data = persist(
             lambda: self._fetcher.fetch(ref, folders), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
         )
         fetched = time.monotonic()
-        work.image = self._decode(data, None if self._settings.full_decode else enough_px)
-        work.size_wh = work.image.size_wh
+        found = None if decoder is None else decoder(data)
+        if found is not None:
+            work.prepared, work.size_wh = found
+        else:
+            work.image = self._decode(data, None if self._settings.full_decode else enough_px)
+            work.size_wh = work.image.size_wh
         work.times_ms["fetch_ms"] = (fetched - started) * 1000
         work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
 

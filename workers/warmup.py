@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+import traceback
 
-from workers.device import is_fatal
+from models.accounting.device import synchronise
+from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.outcome import ours
 from workers.runtime import Runtime
@@ -18,6 +21,12 @@ MIN_STEP_S = 0.02
 """Below this, four images in fp32 are too quick to be worth rounding, or to be measured on a busy machine."""
 WARM_IMAGES = 4
 """Images in the micro-batches that are timed at warm-up."""
+MIN_CUDA_STEP_S = 0.001
+"""The same for a full micro-batch on a GPU, where four images say nothing but how long launching takes."""
+MIN_GAIN = 0.03
+"""On a GPU, a micro-batch twice as large must do at least so many more images a second."""
+CUDA_TIMES, CUDA_MAX_BATCH = 8, 256
+"""Cards say what suits a CPU: on a GPU so many times as many images are tried, up to so many in all."""
 MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
 
@@ -30,16 +39,17 @@ def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime], *
         runtimes: Those of the model.
         is_compiled: Whether it will be compiled, which gains most in the reduced precision.
     """
-    reduced = hosted.device.precision
-    reduced_s = _fastest_s(runtimes)
+    reduced, on_cuda = hosted.device.precision, hosted.cuda is not None
+    num_images, floor_s = (hosted.card.serving.max_batch, MIN_CUDA_STEP_S) if on_cuda else (WARM_IMAGES, MIN_STEP_S)
+    reduced_s = _fastest_s(runtimes, num_images)
     hosted.set_precision("fp32")
-    full_s = _fastest_s(runtimes)
-    if full_s > MIN_STEP_S and (is_compiled or reduced_s * MIN_SPEEDUP < full_s):
+    full_s = _fastest_s(runtimes, num_images)
+    if full_s > floor_s and (is_compiled or reduced_s * MIN_SPEEDUP < full_s):
         hosted.set_precision(reduced)
 
 
-def _fastest_s(runtimes: dict[str, Runtime]) -> float:
-    return sum(_time_s(runtime, WARM_IMAGES) for runtime in _timed(runtimes))
+def _fastest_s(runtimes: dict[str, Runtime], num_images: int) -> float:
+    return sum(_time_s(runtime, num_images) for runtime in _timed(runtimes))
 
 
 def _timed(runtimes: dict[str, Runtime]) -> list[Runtime]:
@@ -53,6 +63,7 @@ def _time_s(runtime: Runtime, num_images: int) -> float:
     while len(times) < 3 or (len(times) < 10 and sum(times) < 0.5):
         started = time.monotonic()
         runtime.warm_up(num_images)
+        synchronise(runtime.hosted.device.torch_device)
         times.append(time.monotonic() - started)
     return min(times)
 
@@ -60,21 +71,38 @@ def _time_s(runtime: Runtime, num_images: int) -> float:
 def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None) -> int:
     """Run every runtime several times, so that the first job pays for nothing; gives the largest micro-batch.
 
-    Unless told otherwise that is the largest, up to the card's, whose step takes no longer than ``TARGET_STEP_S``.
+    Unless told otherwise that is the largest, up to the card's, whose step takes no longer than ``TARGET_STEP_S`` and
+    for which the memory suffices; on a GPU a larger one, as long as it does more images a second.
     A task that the card does not name, but others imply, is left out where the network cannot do it.
     """
     for task, runtime in list(runtimes.items()):
         _warm_or_leave_out(hosted, runtimes, task, runtime)
     if max_batch is not None:
         return max_batch
-    card_max = hosted.card.serving.max_batch
-    chosen = min(WARM_IMAGES, card_max)
-    while chosen < card_max:
-        larger = min(2 * chosen, card_max)
-        if max(_time_s(runtime, larger) for runtime in _timed(runtimes)) > TARGET_STEP_S:
+    on_cuda, most = hosted.cuda is not None, hosted.card.serving.max_batch
+    if on_cuda:
+        most = max(most, min(CUDA_TIMES * most, CUDA_MAX_BATCH))
+    chosen = min(WARM_IMAGES, most)
+    each_s = _step_s(hosted, runtimes, chosen) / chosen if on_cuda else 0.0
+    while chosen < most:
+        larger = min(2 * chosen, most)
+        step_s = _step_s(hosted, runtimes, larger)
+        if step_s > TARGET_STEP_S or (on_cuda and step_s / larger > (1 - MIN_GAIN) * each_s):
             break
-        chosen = larger
+        chosen, each_s = larger, step_s / larger
     return chosen
+
+
+def _step_s(hosted: HostedModel, runtimes: dict[str, Runtime], num_images: int) -> float:
+    """Time one micro-batch of the slowest task; infinite where the memory does not suffice."""
+    try:
+        return max(_time_s(runtime, num_images) for runtime in _timed(runtimes))
+    except Exception as error:
+        if not is_out_of_memory(error) or num_images <= WARM_IMAGES:
+            raise
+        traceback.clear_frames(error.__traceback__)
+    free_memory(hosted.device.torch_device)
+    return math.inf
 
 
 def _warm_or_leave_out(hosted: HostedModel, runtimes: dict[str, Runtime], task: str, runtime: Runtime) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +65,10 @@ class FakeCuda(Cuda):
             into.copy_(now)
 
         return wait
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        yield
 
     def check_capturable(self, compute: Callable[[], Tensor]) -> None:
         size = len(compute())
