@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 MINUTES ?= 5
 PACKAGES := visionpipe workers models
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults soak bench check format lock clean
+.PHONY: help setup demo test faults soak fuzz audit bench check format lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +36,13 @@ faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (A
 
 soak: $(READY) ## random faults under random load (MINUTES=5, SEED=..., else one at random)
 	@FAULTS_JSON=faults-out/soak.json $(BIN)/python -P -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY) ## damaged pictures, drawn requests, a hostile client (ARGS="--minutes 60", --cases, --seed)
+	@$(BIN)/python -P -m tests.fuzz $(ARGS)
+
+audit: $(READY) ## look for insecure code of ours, and for known holes in the locked packages
+	$(BIN)/ruff check --select S --ignore S101,S311,S603 visionpipe workers models deploy
+	$(UV) tool run pip-audit==$(PIP_AUDIT_VERSION) --strict --disable-pip --no-deps --requirement deploy/requirements.lock
 
 bench: $(READY) ## measure latency, overhead, folder runs against the ideal pipeline, memory
 	@for part in latency explanations overhead throughput growth; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done

@@ -157,10 +157,12 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _download(entry: Entry, url: str, path: Path, progress: ReportProgress | None) -> None:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"only http and https URLs are fetched, not {urlsplit(url).scheme!r}")
     # torch.hub's own download has no timeout: a silent server would hold a worker for ever.
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer,
+        urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer,  # noqa: S310 - the scheme is checked above
         tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part,
     ):
         try:

@@ -124,7 +124,7 @@ def socket_path(folder: Path) -> Path:
         EmbeddedRedisError: The folder for it belongs to somebody else.
     """
     name = f"visionpipe-{os.getuid()}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}"
-    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
+    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - checked below
         path = Path(base) / name / "redis.sock"
         if base and os.access(base, os.W_OK | os.X_OK) and len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             break

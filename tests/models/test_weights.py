@@ -256,3 +256,10 @@ class TinyNetwork(nn.Module):
     def forward(self, x):
         return self.linear(x.mean(dim=(2, 3)))
 """
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
+def test_weights_are_fetched_from_the_web_alone(entry, home, published, tmp_path, scheme):
+    tiny = entry(f"{scheme}://{tmp_path}")
+    with pytest.raises(WeightsUnavailable, match="only http and https"):
+        weights.pull(tiny)

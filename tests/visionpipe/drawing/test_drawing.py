@@ -230,6 +230,16 @@ def test_what_cannot_be_drawn_on_is_told(image, error, message):
         DetectionResult(image_size_wh=(30, 20), detections=[]).draw(image)
 
 
+def test_a_document_that_would_start_a_program_is_not_opened(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+    document = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 moveto\n%%EOF\n"
+    assert Image.open(io.BytesIO(document)).format == "EPS"
+    with pytest.raises(InvalidImageError, match="not known here"):
+        DetectionResult(image_size_wh=(9, 9), detections=[]).draw(document)
+
+
 def test_lines_and_text_grow_with_the_picture():
     small, large = (open_canvas(Image.new("RGB", size), None) for size in ((400, 300), (4000, 3000)))
     assert large.line_px >= 5 * small.line_px / 2
