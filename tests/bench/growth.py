@@ -29,16 +29,19 @@ from tests.bench.common import Stack, pictures, quantile, stack, table, write_ne
 from tests.bench.growth_plot import draw
 from tests.bench.overhead import picture, write_nothing
 from visionpipe.client import Client
-from visionpipe.queue import calls, connect, run
+from visionpipe.queue import calls, connect
 from visionpipe.schemas.images import InlineImage
 from visionpipe.schemas.jobs import Lane
 from visionpipe.tasks import build_request
+from workers.persist import run_all
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 QUEUES = (1, 10, 100, 1000, 10_000, 100_000)
 RUNS = (1000, 3000, 10_000, 30_000, 100_000)
 QUICK = 20
 """How many times shorter the longest queue and run are with ``--quick``."""
+AT_ONCE = 200
+"""Jobs that are put into the queue in one round trip."""
 ASKED = 200
 """Interactive jobs at each length of the queue."""
 RESULT_TTL_S = 20
@@ -126,12 +129,18 @@ def memory(bench: Stack) -> dict[str, float]:
 
 def fill(bench: Stack, image: bytes, number: int) -> None:
     """Put so many more jobs of one image into the bulk lane, which nobody serves."""
-    for _ in range(number):
-        request = build_request("classification", model=bench.model, images=[InlineImage(data=image)])
-        wanted = calls.submit(
-            request, job=uuid.uuid4().hex, lane=Lane.BULK, client="growth", settings=bench.settings, payloads={}
-        )
-        run(bench.redis, wanted)
+    request = build_request("classification", model=bench.model, images=[InlineImage(data=image)])
+    for start in range(0, number, AT_ONCE):
+        run_all(
+            bench.redis,
+            [
+                calls.submit(
+                    request, job=uuid.uuid4().hex, lane=Lane.BULK, client="growth", settings=bench.settings,
+                    payloads={}, wait_for_worker=True,
+                )
+                for _ in range(min(AT_ONCE, number - start))
+            ],
+        )  # fmt: skip
 
 
 def by_run(lengths: Sequence[int], model: str) -> Iterator[dict[str, float]]:

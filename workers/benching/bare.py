@@ -31,6 +31,8 @@ from visionpipe.settings import Settings, load_settings
 from visionpipe.tasks import build_request
 from workers.benching.measures import Bare, BatchTime, Question, Stage, ThreadRate
 from workers.compiler import Compiler
+from workers.cuda_copies import arrived
+from workers.cuda_start import prepare_on_cuda
 from workers.device import default_decode_threads, keep_freed_memory
 from workers.host import HostOptions, load_model
 from workers.reading import Reader
@@ -42,6 +44,8 @@ ROOT = "bench"
 SWEPT = 0.4
 """Sizes of batches and numbers of threads are each measured for this part of a stage's time."""
 MIN_RUNS = 3
+LOADED_S = 1.0
+"""When no further package was loaded for so long, all are."""
 LONG_S = 20.0
 """Long work that takes longer for one image is not measured."""
 
@@ -84,6 +88,7 @@ class BareModel:
         self.threads = default_decode_threads(settings.decode_threads)
         if question.compiled:
             self._compile()
+        prepare_on_cuda(self._hosted, self._runtimes, settings, largest=question.max_batch)
         self._works = [self._prepared(index) for index in range(len(self._refs))]
 
     def round(self) -> Bare | None:
@@ -145,13 +150,13 @@ class BareModel:
 
     def _time_batches(self, batch: Sequence[Work], seconds: float) -> tuple[list[float], float, float]:
         """Give the seconds of each forward pass, and the mean seconds of a core that it and what follows took."""
-        self._finish(batch, self._runtime.results(self._runtime.forward(batch), batch))
+        self._finish(batch, self._runtime.results(arrived(self._runtime.forward(batch)), batch))
         times_s: list[float] = []
         forward_core_s = rest_core_s = 0.0
         until = time.perf_counter() + seconds
         while time.perf_counter() < until or len(times_s) < MIN_RUNS:
             started, core_s = time.perf_counter(), time.process_time()
-            outputs = self._runtime.forward(batch)
+            outputs = arrived(self._runtime.forward(batch))
             times_s.append(time.perf_counter() - started)
             between = time.process_time()
             self._finish(batch, self._runtime.results(outputs, batch))
@@ -197,21 +202,26 @@ class BareModel:
         ref = self._refs[index]
         job = HeldJob(claim, self._request, open_items=1)
         work = Work(job, index, ref, self._reader.read, Nowhere(), is_long=self._runtime.is_long)
-        self._reader.fill(work, ref, enough_px=self._runtime.enough_px())
+        self._reader.fill(work, ref, enough_px=self._runtime.enough_px(), decoder=self._runtime.decoder)
         self._runtime.prepare(work)
         work.image = None
         return work
 
     def _compile(self) -> None:
-        """Swap in the package that the worker made and uses."""
+        """Swap in the packages that the worker made and uses."""
         told: list[str] = []
         compiler = Compiler(
-            self._hosted, self._runtimes, self._settings,
-            between=lambda chore: chore(), told=told.append,
-        )  # fmt: skip
+            self._hosted, self._runtimes, self._settings, between=lambda chore: chore(), told=told.append
+        )
         compiler.start()
         while not (told and told[-1].startswith(("compiled", "eager:"))):
             time.sleep(0.05)
+        answering, shapes = self._runtime.answering, set[Any]()
+        # It loads one shape after the other, and goes on to watch for more.
+        while answering is not None and answering.shapes != shapes:
+            shapes = answering.shapes
+            time.sleep(LOADED_S)
+        compiler.close()
 
 
 def _references(folder: Path, number: int) -> list[ImageRef]:

@@ -15,7 +15,7 @@ from workers.benching.load import Ask, closed_loop
 from workers.benching.points import Point
 from workers.benching.private import Served, Tell, served
 from workers.benching.report import CompareReport, Ratio
-from workers.benching.running import Plan, images_for, settle, subject_of
+from workers.benching.running import Plan, earn, images_for, settle, subject_of
 
 if TYPE_CHECKING:
     from models.catalog import Entry
@@ -75,7 +75,7 @@ def compare(
             Side(asked, stack.enter_context(served(contender, private, asked.folder, tell)))
             for contender, (_, asked) in zip(contenders, subjects, strict=True)
         ]
-        images = [_settled(side, in_flight, plan) for side in sides]
+        images = [_settled(side, in_flight, plan, tell) for side in sides]
         for index in range(max(1, plan.rounds)):
             # Whoever is measured second meets a warmer, or a busier, machine: that is each of them in turn.
             for place in (0, 1) if index % 2 == 0 else (1, 0):
@@ -92,9 +92,10 @@ def compare(
     )
 
 
-def _settled(side: Side, in_flight: int, plan: Plan) -> int:
+def _settled(side: Side, in_flight: int, plan: Plan, tell: Tell) -> int:
     """Send what is not counted, and say how many images a folder run should have."""
     settle(side.asked, side.service)
+    earn(side.asked, side.service, tell)
     if not side.asked.pictures:
         return 0
     return images_for(side.load(in_flight, plan.seconds / 4).images_per_s, plan.folder_s)

@@ -23,6 +23,8 @@ ROOT = "bench"
 """Media root of the pictures."""
 COMPILE_S = 900.0
 """A worker that has not compiled its network by then is measured as it is."""
+EARNING = "eager: inputs of no shape"
+"""What a worker says that does not know yet for which shapes it shall compile."""
 AS_EMBEDDED = ("--appendonly", "yes", "--appendfsync", "everysec")
 """How the embedded Redis keeps its data, which costs a little."""
 
@@ -55,6 +57,12 @@ class Served:
     def own(self) -> bool:
         """Whether the worker was started for this."""
         return self.pid() is not None
+
+    def waits_to_compile(self) -> bool:
+        """Whether a worker of our own will compile once inputs of a shape have kept it busy, or compiles now."""
+        if not self.own or self.settings.compile != "now":
+            return False
+        return any(one.code.startswith(("compiling", EARNING)) for one in self.records())
 
     def records(self) -> list[WorkerRecord]:
         """Read the announcements of the model's workers."""

@@ -31,6 +31,8 @@ GAIN = 1.03
 """A doubled load that brings less than this twice in a row ends the sweep."""
 SETTLE_S = 0.5
 """Requests that are not counted: the client's first ones open connections."""
+EARN_S = 300.0
+"""A network that is not compiled by then is measured as it is."""
 FOLDER_IMAGES = (32, 20_000)
 """Fewest and most images of a folder run."""
 
@@ -63,8 +65,9 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         tell: Told in one line of each step.
     """
     with served(contender, base, asked.folder, tell) as service, ExitStack() as stack:
-        record = service.records()[0]
         settle(asked, service)
+        earn(asked, service, tell)
+        record = service.records()[0]
         points = list(_points(asked, service, record, plan, tell))
         bare, notes = _bare(stack, asked, service, record, plan, tell)
         fastest = max((point.images_per_s for point in points), default=0.0)
@@ -99,6 +102,20 @@ def settle(asked: Asked, service: Served) -> None:
         return await closed_loop(ask, in_flight=2, seconds=SETTLE_S)
 
     asked.drive(service.settings, service.contender.model, act)
+
+
+def earn(asked: Asked, service: Served, tell: Tell) -> None:
+    """Keep a worker busy until it has compiled its network, where its inputs' shapes must earn that first."""
+    until, told = time.monotonic() + EARN_S, False
+    while time.monotonic() < until and service.waits_to_compile():
+        if not told:
+            tell("Working until the network is compiled, once for this machine; compile=off measures it as it is")
+            told = True
+
+        async def act(ask: Ask) -> Point:
+            return await closed_loop(ask, in_flight=4, seconds=2.0)
+
+        asked.drive(service.settings, service.contender.model, act)
 
 
 def _points(asked: Asked, service: Served, record: WorkerRecord, plan: Plan, tell: Tell) -> Iterator[Point]:
