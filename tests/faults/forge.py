@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 QUICK = {"VISIONPIPE_LEASE_S": "1.5", "VISIONPIPE_RENEW_S": "0.3", "VISIONPIPE_SWEEP_S": "0.3"}
+CALM = {"VISIONPIPE_LEASE_S": "30"}
+"""For what no lease need end: a busy machine may keep a worker from renewing a short one."""
 
 
 def wait_for(what: str, check: Callable[[], Any], timeout_s: float = 60) -> Any:

@@ -15,7 +15,9 @@ def test_clocks_two_minutes_apart_change_nothing(stage):
     # Longer than a lease by the right clock, and by far not by a wrong one.
     stage.probe.each("seconds", 0.25)
     jobs = {stage.submit(*range(low, low + 8)): range(low, low + 8) for low in (1, 9)}
-    late = stage.submit(90, 91, deadline_s=0.01)
+    # Five seconds of work: more than its time, by any clock.
+    late_numbers = range(200, 220)
+    late = stage.submit(*late_numbers, deadline_s=1)
     assert {stage.ended(job).record.attempts for job in jobs} == {0}
     assert stage.ended(late).record.state is JobState.EXPIRED
     in_time = stage.submit(92, deadline_s=30)
@@ -30,5 +32,5 @@ def test_clocks_two_minutes_apart_change_nothing(stage):
     assert stage.ended(job).record.attempts == 1
     recovered_s = time.monotonic() - died
     jobs[job] = (94, 95)
-    everything = {**jobs, late: (90, 91), in_time: (92,)}
+    everything = {**jobs, late: late_numbers, in_time: (92,)}
     stage.account("clocks 60 s fast and 60 s slow", everything, faults=1, recovered_s=recovered_s)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from tests.faults.proxy import proxy
 from visionpipe.queue import calls, keys, run
 from visionpipe.queue.scripts import script
@@ -110,7 +110,7 @@ def test_stopped_at_work_and_killed_once_another_has_taken_over(stage):
 
 
 def test_a_drained_worker_finishes_what_runs_and_leaves_what_waits(stage):
-    drained = stage.worker()
+    drained = stage.worker(**CALM)
     stage.probe.switch("block", "forward", 3)
     held = {stage.submit(*GREYS): GREYS} | {stage.submit(grey): [grey] for grey in range(20, 30)}
     stage.logged("block forward 3")

@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from visionpipe.queue import calls, keys, run
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import Lane
@@ -30,7 +30,7 @@ def noise() -> bytes:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_jobs", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_redis_memory_is_flat_over_many_jobs_of_200_kb(stage, num_jobs):
-    stage.worker(VISIONPIPE_DECODE_THREADS="2")
+    stage.worker(VISIONPIPE_DECODE_THREADS="2", **CALM)
     pixels = noise()
     assert 200_000 <= len(pixels) <= 210_000
     settled = stage.settings.model_copy(update={"result_ttl_s": RESULT_TTL_S})

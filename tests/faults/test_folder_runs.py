@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.faults import table
+from tests.faults.forge import CALM
 from tests.faults.probe_model import picture
 from visionpipe.aclient import AsyncClient
 from visionpipe.queue import calls, run
@@ -87,7 +88,7 @@ def account(stage, title, out, numbers, *, allowed=1, failed=()):
 
 
 def test_a_run_killed_at_every_stage_in_turn_is_resumed_each_time(stage, tmp_path):
-    stage.worker()
+    stage.worker(**CALM)
     stage.probe.each("seconds", 0.002)
     numbers = {f"{number:03}": number for number in range(1, 121)}
     fill(tmp_path / "in", numbers.values())
@@ -101,7 +102,7 @@ def test_a_run_killed_at_every_stage_in_turn_is_resumed_each_time(stage, tmp_pat
 
 @pytest.mark.parametrize("kib", [40, 160])
 def test_a_disk_that_fills_is_told_and_the_run_resumes_once_there_is_room(stage, tmp_path, kib):
-    stage.worker()
+    stage.worker(**CALM)
     numbers = {f"{number:03}": number for number in range(1, 201)}
     fill(tmp_path / "in", numbers.values())
     command = [sys.executable, "-m", "visionpipe", "batch", "classification", tmp_path / "in", "-o", tmp_path / "out"]
@@ -125,7 +126,7 @@ def test_a_disk_that_fills_is_told_and_the_run_resumes_once_there_is_room(stage,
 
 
 async def test_a_folder_that_changes_during_the_run_has_one_outcome_for_each_file(stage, tmp_path):
-    stage.worker()
+    stage.worker(**CALM)
     folder, out = tmp_path / "in", tmp_path / "out"
     numbers = {f"{number:03}": number for number in range(1, 101)}
     fill(folder, numbers.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState
 
@@ -32,7 +32,7 @@ def batches(stage):
 
 
 def test_a_batch_that_the_kernel_refuses_memory_is_halved_and_the_cap_remembered(stage):
-    worker = stage.worker()
+    worker = stage.worker(**CALM)
     numbers = list(range(1, 33))
     stage.probe.each("mib", 128)
     # Enough for one picture however the heap is cut up, not for a full batch of eight.
@@ -54,7 +54,7 @@ def test_a_batch_that_the_kernel_refuses_memory_is_halved_and_the_cap_remembered
 
 
 def test_an_image_for_which_there_is_never_memory_fails_alone_and_the_worker_lives(stage):
-    worker = stage.worker()
+    worker = stage.worker(**CALM)
     stage.probe.each("mib", 1024)
     leave_room(worker, 512)
     job = stage.submit(1, 2, 3)
@@ -70,7 +70,7 @@ def test_an_image_for_which_there_is_never_memory_fails_alone_and_the_worker_liv
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_jobs", [1_000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_neither_worker_nor_redis_grows_over_many_jobs(stage, num_jobs):
-    worker = stage.worker()
+    worker = stage.worker(**CALM)
     settled = stage.settings.model_copy(update={"result_ttl_s": 1})
     stage.settings = settled
     rss_mb: list[float] = []

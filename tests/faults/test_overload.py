@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from tests.faults.probe_model import picture
 from visionpipe.client import Client
 from visionpipe.errors import QueueFullError
@@ -62,7 +62,7 @@ class Crowd:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_ten_times_too_much_work_is_refused_with_a_hint_and_harms_nobody(stage, seconds):
-    worker = stage.worker()
+    worker = stage.worker(**CALM)
     stage.probe.each("seconds", 1 / PER_S)
     first = stage.submit(10_000_000)
     stage.ended(first)

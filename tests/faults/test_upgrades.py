@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from tests.faults.probe_model import picture
 from visionpipe.client import Client
 from visionpipe.errors import InternalError, InvalidRequestError, UnknownTaskError
@@ -51,7 +51,7 @@ def send(stage, job, **changes):
     ids=["an option", "a field", "a kind of image", "a task"],
 )
 def test_a_newer_client_is_told_what_the_worker_does_not_know(stage, changes, error, says):
-    worker = stage.worker()
+    worker = stage.worker(**CALM)
     strange = send(stage, "strange", **changes)
     with Client(stage.redis_url, settings=stage.settings) as client:
         with pytest.raises(error, match=says.replace("(", r"\(")):
@@ -70,7 +70,7 @@ def rewrite(stage, key, field, **more):
 
 
 def test_an_older_client_reads_what_a_newer_worker_announces(stage):
-    worker = stage.worker(VISIONPIPE_RENEW_S="30")
+    worker = stage.worker(VISIONPIPE_RENEW_S="30", **CALM)
     rewrite(stage, "vp:workers", worker.worker, shoe_size=44, lanes=["interactive", "bulk"])
     with Client(stage.redis_url, settings=stage.settings) as client:
         assert [record.worker for record in client.workers()] == [worker.worker]
@@ -82,7 +82,7 @@ def test_an_older_client_reads_what_a_newer_worker_announces(stage):
 
 
 def test_an_older_client_says_that_it_cannot_read_a_newer_result(stage):
-    stage.worker()
+    stage.worker(**CALM)
     job = stage.submit(1, 2)
     stage.ended(job)
     item = json.loads(stage.redis.hget(f"vp:items:{job}", "0"))
@@ -96,7 +96,7 @@ def test_an_older_client_says_that_it_cannot_read_a_newer_result(stage):
 
 
 def test_what_a_newer_worker_adds_to_a_record_does_not_keep_an_older_client_from_it(stage):
-    stage.worker()
+    stage.worker(**CALM)
     job = stage.submit(1, 2)
     stage.ended(job)
     key = f"vp:job:{job}"
@@ -114,7 +114,7 @@ def test_what_a_newer_worker_adds_to_a_record_does_not_keep_an_older_client_from
 
 def test_scripts_of_two_versions_work_on_one_job(stage):
     """A client of another version brings scripts of its own, under hashes of their own."""
-    stage.worker()
+    stage.worker(**CALM)
     other = script("cancel").text + "\n-- of another version"
     stage.probe.switch("block", "forward", 2)
     job = stage.submit(1, 2)

@@ -157,9 +157,8 @@ def verdict(service: Service, book: Book, crowd: Crowd, before: int, title: str,
     print("\nfaults:", ", ".join(f"{name} {count}" for name, count in sorted(service.struck.items())))
     print(f"beside these {crowd.streams} streams and {crowd.runs} folder runs; {images} images in the models' logs")
     print(f"{book.ends['innocent']} innocent images were marked at two deaths; longest job {book.longest_s:.1f} s")
-    print(
-        f"Redis holds {grown / 1024:+.1f} KiB after expiry, beside {replies} streams of replies; {tickets} tickets died with workers"
-    )
+    print(f"Redis holds {grown / 1024:+.1f} KiB more in its keys, {replies} streams of replies not counted")
+    print(f"{tickets} tickets died with workers in the last five minutes")
     print(f"largest growth of a worker {service.grown_mb:.1f} MiB")
     print(*table.lines([row]), sep="\n")
     print("\n".join(["WRONG:", *book.wrong]) if book.wrong else "the books are right", flush=True)
