@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ class Pending:
         """Wait, asleep, until it is there; gives it in host memory."""
         self._wait()
         return self._values
+
+
+def arrived(outputs: Any) -> Any:
+    """Wait for what is on its way from the device; everything else is there already."""
+    return outputs.values() if isinstance(outputs, Pending) else outputs
 
 
 class Copies:

@@ -21,7 +21,7 @@ from torch import Tensor
 from visionpipe.errors import OutOfMemoryError
 from visionpipe.schemas.jobs import Progress
 from visionpipe.schemas.results import Result
-from workers.cuda_copies import Pending
+from workers.cuda_copies import Pending, arrived
 from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import Answering, HostedModel
 from workers.work import Work
@@ -196,9 +196,8 @@ def finish_batch(begun: Begun, on_out_of_memory: Callable[[int], None]) -> list[
 
 
 def _results(begun: Begun) -> list[Answer]:
-    batch, started, outputs = begun.batch, begun.started, begun.outputs
-    if isinstance(outputs, Pending):
-        outputs = outputs.values()
+    batch, started = begun.batch, begun.started
+    outputs = arrived(begun.outputs)
     ended = time.monotonic()
     results = list(begun.runtime.results(outputs, batch))
     if len(results) != len(batch):

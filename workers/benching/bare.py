@@ -22,7 +22,7 @@ import torch
 
 from visionpipe.errors import VisionPipeError
 from visionpipe.fetch import Fetcher
-from visionpipe.media import MediaRoots
+from visionpipe.media import Folders, MediaRoots
 from visionpipe.queue import Claim
 from visionpipe.schemas.images import ArtifactRef, ImageRef
 from visionpipe.schemas.jobs import Lane
@@ -136,9 +136,10 @@ class BareModel:
 
         def go_on(number: int) -> None:
             use_cores(1)
-            while time.perf_counter() - began < seconds or not done[number]:
-                self._prepared((number + threads * done[number]) % len(self._refs))
-                done[number] += 1
+            with Folders() as folders:
+                while time.perf_counter() - began < seconds or not done[number]:
+                    self._prepared((number + threads * done[number]) % len(self._refs), folders)
+                    done[number] += 1
 
         team = [threading.Thread(target=go_on, args=(number,)) for number in range(threads)]
         for thread in team:
@@ -149,14 +150,21 @@ class BareModel:
         return Stage(images_per_s=done.total() / taken_s, core_ms=1000 * taken_core_s / done.total())
 
     def _time_batches(self, batch: Sequence[Work], seconds: float) -> tuple[list[float], float, float]:
-        """Give the seconds of each forward pass, and the mean seconds of a core that it and what follows took."""
+        """Give the seconds of each forward pass, and the mean seconds of a core that it and what follows took.
+
+        A GPU gets its next batch while it computes one, as from the worker.
+        """
         self._finish(batch, self._runtime.results(arrived(self._runtime.forward(batch)), batch))
+        is_ahead = self._hosted.cuda is not None
+        launched = self._runtime.forward(batch) if is_ahead else None
         times_s: list[float] = []
         forward_core_s = rest_core_s = 0.0
         until = time.perf_counter() + seconds
         while time.perf_counter() < until or len(times_s) < MIN_RUNS:
             started, core_s = time.perf_counter(), time.process_time()
-            outputs = arrived(self._runtime.forward(batch))
+            following = self._runtime.forward(batch)
+            outputs = arrived(launched if is_ahead else following)
+            launched = following
             times_s.append(time.perf_counter() - started)
             between = time.process_time()
             self._finish(batch, self._runtime.results(outputs, batch))
@@ -197,7 +205,7 @@ class BareModel:
         alike = [work for work in self._works if work.key == keys.most_common(1)[0][0]]
         return [alike[index % len(alike)] for index in range(size)]
 
-    def _prepared(self, index: int) -> Work:
+    def _prepared(self, index: int, folders: Folders | None = None) -> Work:
         claim = Claim("bare", "bare", b"", Lane.BULK, 0, 0.0, None, frozenset())
         ref = self._refs[index]
         job = HeldJob(claim, self._request, open_items=1)
