@@ -1,6 +1,7 @@
 """Redis is killed, connections are cut or go silent: worker and client go on, and the accounts stay right."""
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -13,9 +14,11 @@ from tests.faults.forge import wait_for
 from tests.faults.probe_model import picture
 from tests.faults.proxy import proxy
 from visionpipe.client import Client
+from visionpipe.embedded import ServerFacts, data_folder, embedded_redis
 from visionpipe.errors import QueueFullError, UnknownJobError
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState
+from visionpipe.settings import Settings
 
 
 def restart(server, *, empty=False):
@@ -50,6 +53,24 @@ def test_redis_killed_and_restarted_under_a_worker_and_a_waiting_client(make_sta
         stage.ended(other)
     jobs = {job.id: [1, 2, 3], waiting[0]: [11], waiting[1]: [12]}
     stage.account("redis kill -9 and restart", jobs, faults=1, recovered_s=time.monotonic() - died)
+
+
+def test_an_embedded_redis_killed_under_a_worker_comes_back_with_its_jobs(make_stage, tmp_path):
+    with embedded_redis(Settings(data_dir=tmp_path)) as url:
+        stage = make_stage(url)
+        stage.worker()
+        stage.probe.switch("block", "forward", 2)
+        with Client(url, settings=stage.settings) as client:
+            jobs = [client.submit("classification", list(map(picture, some)), model="probe") for some in ([1, 2], [3])]
+            stage.logged("block forward 2")
+            facts = ServerFacts.read(data_folder(tmp_path))
+            os.kill(facts.server, signal.SIGKILL)
+            died = time.monotonic()
+            stage.probe.switch("block", "forward", 2, on=False)
+            assert [len(job.results(timeout=60)) for job in jobs] == [2, 1]
+        recovered_s = time.monotonic() - died
+        books = {jobs[0].id: [1, 2], jobs[1].id: [3]}
+        stage.account("embedded redis kill -9", books, faults=1, recovered_s=recovered_s)
 
 
 def test_jobs_lost_with_an_emptied_redis_are_told_and_may_be_submitted_again(make_stage, redis_server):
