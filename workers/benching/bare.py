@@ -210,7 +210,7 @@ class BareModel:
         ref = self._refs[index]
         job = HeldJob(claim, self._request, open_items=1)
         work = Work(job, index, ref, self._reader.read, Nowhere(), is_long=self._runtime.is_long)
-        self._reader.fill(work, ref, enough_px=self._runtime.enough_px(), decoder=self._runtime.decoder)
+        self._reader.fill(work, ref, self._runtime.enough_px(), folders, self._runtime.decoder)
         self._runtime.prepare(work)
         work.image = None
         return work
