@@ -7,10 +7,11 @@ import json
 from pydantic_core import PydanticSerializationError
 
 from models.errors import ModelError
-from visionpipe.errors import VisionPipeError, error_class
+from visionpipe.errors import OutOfMemoryError, VisionPipeError, error_class
 from visionpipe.schemas.jobs import ErrorInfo, Item
 from visionpipe.schemas.results import Result
 from visionpipe.wire import error_info
+from workers.device import is_out_of_memory
 from workers.runtime import Outcome, Written
 from workers.work import Work
 
@@ -24,10 +25,15 @@ def describe(error: BaseException) -> ErrorInfo:
 
 
 def ours(error: BaseException) -> BaseException:
-    """Make our error of one that ``models`` raised; anything else stays what it is."""
+    """Make our error of one that ``models`` raised, or that says memory ran out; anything else stays what it is."""
     if isinstance(error, ModelError):
         kind: type[VisionPipeError] = error_class(error.code)
         return kind(error.message, **error.details)
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"Expected memory for the work on this image, but the system refused it ({type(error).__name__}). "
+            "Use a smaller image, or a worker with more memory."
+        )
     return error
 
 

@@ -44,7 +44,7 @@ def work() -> Work:
         (ImageChangedError("other"), "image_changed"),
         (CancelledError("stop"), "cancelled"),
         (KeyError("bug"), "internal_error"),
-        (MemoryError(), "internal_error"),
+        (MemoryError(), "out_of_memory"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
