@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.bench.common import Stack, pictures, quantile, stack, table, write_ne
 from tests.bench.growth_plot import draw
 from tests.bench.overhead import picture, write_nothing
 from visionpipe.client import Client
-from visionpipe.queue import calls, connect
+from visionpipe.queue import calls, connect, run
 from visionpipe.schemas.images import InlineImage
 from visionpipe.schemas.jobs import Lane
 from visionpipe.tasks import build_request
@@ -48,6 +48,8 @@ RESULT_TTL_S = 20
 """Finished jobs are kept for so long here: for a day, as by default, Redis would hold every one of them."""
 FLAT_MB, FLAT_RATIO = 64.0, 1.25
 """What should not grow may, from the first length of at least 1,000 to the last, by as much."""
+FLAT_US = 10.0
+"""Or by so many microseconds of a core, where there are hardly any."""
 STEADY_FROM = 1000
 """Shorter lengths have costs of the beginning in them."""
 
@@ -72,13 +74,8 @@ def spent(bench: Stack, *, children: bool = False) -> Spent:
     return Spent(
         client=used.ru_utime + used.ru_stime,
         worker=sum(psutil.Process(bench.process.pid).cpu_times()[:2]),
-        redis=sum(redis_process(bench).cpu_times()[:2]),
+        redis=sum(bench.redis.info("cpu")[f"used_cpu_{kind}"] for kind in ("user", "sys")),
     )
-
-
-def redis_process(bench: Stack) -> psutil.Process:
-    """Find the server's process."""
-    return psutil.Process(bench.redis.info("server")["process_id"])
 
 
 def mb(num_bytes: float) -> float:
@@ -118,6 +115,25 @@ def by_queue(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
                 }  # fmt: skip
 
 
+def by_drain(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
+    """Give what a job of one image takes of a worker that has so many of them to work off."""
+    with short_lived(), stack("nothing", "--precision", "fp32", write=write_nothing) as bench:
+        process, total = psutil.Process(bench.process.pid), 0
+        for length in (100, *lengths):
+            # Asleep, so that all of them wait before it takes the first.
+            process.suspend()
+            fill(bench, picture(200), length)
+            before, started = spent(bench), time.perf_counter()
+            process.resume()
+            total += length
+            while run(bench.redis, calls.accounts())[bench.model].done < total:
+                time.sleep(0.005)
+            taken_s = time.perf_counter() - started
+            if total > 100:
+                costs = spent(bench).since(before, length)
+                yield {"queued": length, "jobs_per_s": round(length / taken_s, 1), **costs, **memory(bench)}
+
+
 def memory(bench: Stack) -> dict[str, float]:
     """Read the memory of all three, in MiB; what Redis uses, not what it once reserved."""
     return {
@@ -131,16 +147,14 @@ def fill(bench: Stack, image: bytes, number: int) -> None:
     """Put so many more jobs of one image into the bulk lane, which nobody serves."""
     request = build_request("classification", model=bench.model, images=[InlineImage(data=image)])
     for start in range(0, number, AT_ONCE):
-        run_all(
-            bench.redis,
-            [
-                calls.submit(
-                    request, job=uuid.uuid4().hex, lane=Lane.BULK, client="growth", settings=bench.settings,
-                    payloads={}, wait_for_worker=True,
-                )
-                for _ in range(min(AT_ONCE, number - start))
-            ],
-        )  # fmt: skip
+        wanted: list[Any] = [
+            calls.submit(
+                request, job=uuid.uuid4().hex, lane=Lane.BULK, client="growth", settings=bench.settings, payloads={},
+                wait_for_worker=True,
+            )
+            for _ in range(min(AT_ONCE, number - start))
+        ]  # fmt: skip
+        run_all(bench.redis, wanted)
 
 
 def by_run(lengths: Sequence[int], model: str) -> Iterator[dict[str, float]]:
@@ -225,14 +239,17 @@ def growth_of(rows: Sequence[dict[str, float]], length: str, what: str) -> tuple
 
 
 def is_flat(first: float, last: float, *, unit: str) -> bool:
-    """Whether what should not grow has not: memory in MiB by so much, times by such a factor."""
-    return last - first <= FLAT_MB if unit == "mb" else last <= FLAT_RATIO * first
+    """Whether what should not grow has not: memory in MiB by so much, times by such a factor or a few microseconds."""
+    if unit == "mb":
+        return last - first <= FLAT_MB
+    return last <= FLAT_RATIO * first or (unit == "us" and last - first <= FLAT_US)
 
 
-def verdicts(found: dict[str, list[dict[str, float]]]) -> list[list[object]]:
+def verdicts(found: Mapping[str, list[dict[str, float]]]) -> list[list[object]]:
     """Say of everything that should be flat whether it is."""
     wanted = (
         ("queue", "queued", ("worker_mb", "client_mb", "p50_ms", "client_us", "worker_us", "redis_us")),
+        ("drain", "queued", ("worker_mb", "worker_us", "redis_us")),
         ("run", "images", ("worker_mb", "client_mb", "redis_mb", "client_us", "worker_us", "redis_us")),
     )
     rows: list[list[object]] = []
@@ -256,6 +273,7 @@ def main() -> None:
     found = {
         "batch": list(by_batch(batches, arguments.model)),
         "queue": list(by_queue(most(QUEUES))),
+        "drain": list(by_drain([length for length in most(QUEUES) if length >= STEADY_FROM])),
         "run": list(by_run(most(RUNS), "lenet-digits")),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -31,10 +31,10 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     _memory(every[0][0], found["batch"], "batch", ("idle", "worker"), f"images in a micro-batch ({model})")
     _memory(every[0][1], found["queue"], "queued", ("worker", "client", "redis"), "jobs waiting in the queue")
     _memory(every[0][2], found["run"], "images", ("worker", "client", "redis"), "images of a folder run")
-    every[1][0].axis("off")
+    _costs(every[1][0], found["drain"], "queued", "jobs that wait for one worker", "a job takes, ms of a core")
     _costs(every[1][1], found["queue"], "queued", "jobs waiting in the queue", "one interactive job takes, ms")
     _costs(every[1][2], found["run"], "images", "images of a folder run", "an image takes, ms of a core")
-    _say(every[1][0], found)
+    figure.suptitle(_said(found), fontsize=10)
     figure.savefig(path)
 
 
@@ -45,7 +45,6 @@ def _memory(axes: Axes, rows: Rows, length: str, names: Sequence[str], label: st
             label=NAMES[name],
         )  # fmt: skip
     axes.set_ylabel("memory, MiB")
-    axes.set_ylim(bottom=0)
     _dress(axes, rows, length, label)
 
 
@@ -59,7 +58,6 @@ def _costs(axes: Axes, rows: Rows, length: str, label: str, what: str) -> None:
             label=f"{NAMES[name]}, of a core" if "p50_ms" in rows[0] else NAMES[name],
         )  # fmt: skip
     axes.set_ylabel(what)
-    axes.set_ylim(bottom=0)
     _dress(axes, rows, length, label)
 
 
@@ -73,21 +71,16 @@ def _dress(axes: Axes, rows: Rows, length: str, label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, frameon=False)
+    # Room for the legend above the lines.
+    axes.set_ylim(0, 1.25 * axes.dataLim.y1)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
 
 
-def _say(axes: Axes, found: Mapping[str, Any]) -> None:
+def _said(found: Mapping[str, Any]) -> str:
     queue, run = found["queue"], found["run"]
     per_job = (queue[-1]["redis_mb"] - queue[0]["redis_mb"]) * 2**20 / max(1, queue[-1]["queued"] - queue[0]["queued"])
-    lines = (
-        "What should grow: the worker with its micro-batch,",
-        f"Redis with the queue, by {per_job:,.0f} bytes a waiting job.",
-        "",
-        "What should not: anything with the length of a run,",
-        "and what one job takes with the number that wait.",
-        "",
-        f"{found['about']['cores']} cores ({found['about']['machine']}), {found['about']['date']}"
-        f"{', shortened' if found['about']['quick'] else ''}",
-        f"{run[-1]['images']:,} images at {run[-1]['images_per_s']:,.0f} images/s",
+    return (
+        f"A waiting job takes {per_job:,.0f} bytes of Redis; {run[-1]['images']:,} images run at "
+        f"{run[-1]['images_per_s']:,.0f} a second. {found['about']['cores']} cores ({found['about']['machine']}), "
+        f"{found['about']['date']}{', shortened' if found['about']['quick'] else ''}"
     )
-    axes.text(0.02, 0.95, "\n".join(lines), va="top", fontsize=10, linespacing=1.5)
