@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -145,6 +146,12 @@ class MediaRoots:
             os.close(fd)
 
 
+MAX_DEPTH = 100
+"""Folders between a root and a file; each costs a call of the system and, for a moment, a descriptor."""
+MAX_OPEN = 256
+"""Folders that are open at once; a process may have some 1,000 files open in all."""
+
+
 class Folders:
     """Folders that stay open while several files are read from them; for one thread, and for moments.
 
@@ -159,8 +166,7 @@ class Folders:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._close()
 
     def open_file(self, root: Path, relative: str, shown: str) -> int:
         """Open a file below a root, following no link below that; the descriptor is the caller's."""
@@ -178,13 +184,29 @@ class Folders:
         known = self._open.get((root, relative))
         if known is not None:
             return known
-        if relative:
-            parent, _, name = relative.rpartition("/")
-            fd = os.open(name, _READ | _NOFOLLOW | _FOLDER, dir_fd=self._folder(root, parent))
-        else:
-            fd = os.open(root, _READ | _FOLDER)
-        self._open[root, relative] = fd
+        parts = relative.split("/") if relative else []
+        if len(parts) > MAX_DEPTH:
+            raise OSError(errno.ENAMETOOLONG, f"it lies more than {MAX_DEPTH} folders deep")
+        if len(self._open) + len(parts) > MAX_OPEN:
+            self._close()
+        fd = self._step(root, "", lambda: os.open(root, _READ | _FOLDER))
+        for depth, name in enumerate(parts, start=1):
+            fd = self._step(root, "/".join(parts[:depth]), partial(_open_folder, name, fd))
         return fd
+
+    def _step(self, root: Path, relative: str, make: Callable[[], int]) -> int:
+        fd = self._open.get((root, relative))
+        if fd is None:
+            fd = self._open[root, relative] = make()
+        return fd
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def _open_folder(name: str, parent: int) -> int:
+    return os.open(name, _READ | _NOFOLLOW | _FOLDER, dir_fd=parent)
 
 
 def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | None = None) -> bytes:

@@ -25,6 +25,7 @@ IMAGES: tuple[Document, ...] = (
     {"kind": "blob", "key": "blob:nobody:0", "size_bytes": 10},
     {"kind": "blob", "key": "upload:..:..", "size_bytes": 2**40},
     {"kind": "media", "root": "scans", "path": "../../etc/passwd", "size_bytes": 1, "mtime_ns": 0},
+    {"kind": "media", "root": "scans", "path": "a/" * 2000 + "x", "size_bytes": 1, "mtime_ns": 0},
     {"kind": "url", "url": "http://127.0.0.1:6379/"},
     {"kind": "url", "url": "http://user:secret@[::ffff:7f00:1]/"},
 )

@@ -150,3 +150,41 @@ def test_no_descriptor_is_left_open(root):
             with pytest.raises((ImageNotFoundError, ImageChangedError)):
                 roots.read(_ref(path), max_bytes=MAX)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_path_of_thousands_of_folders_is_refused_like_any_that_is_not_there(root):
+    for path in ("a/" * 2000 + "x", "a/" * 101 + "x"):
+        with pytest.raises(ImageNotFoundError, match="100 folders deep"):
+            MediaRoots({"scans": root}).read(_ref(path), max_bytes=MAX)
+
+
+def test_many_deep_folders_do_not_use_up_the_descriptors(root):
+    roots, most = MediaRoots({"scans": root}), 0
+    with media.Folders() as folders:
+        for number in range(12):
+            deep = root / f"n{number}" / Path(*["d"] * 60)
+            deep.mkdir(parents=True)
+            (deep / "x.jpg").write_bytes(b"pixels")
+            ref = roots.reference(deep / "x.jpg")
+            assert ref is not None
+            assert roots.read(ref, max_bytes=MAX, folders=folders) == b"pixels"
+            most = max(most, len(folders._open))
+    assert 61 <= most <= media.MAX_OPEN + 1
+    assert not folders._open
+
+
+@pytest.mark.parametrize("swapped", ["scans/a", "scans/a/b", "scans/a/b/x.jpg"])
+def test_what_becomes_a_link_after_it_was_submitted_is_not_followed(root, tmp_path, swapped):
+    roots = MediaRoots({"scans": root})
+    ref = roots.reference(root / "a/b/x.jpg")
+    assert ref is not None
+    outside = tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    for secret in (outside / "b" / "x.jpg", outside / "x.jpg"):
+        secret.write_bytes(b"secret")
+        os.utime(secret, ns=(0, ref.mtime_ns))
+    place = tmp_path / swapped
+    place.rename(tmp_path / "away")
+    place.symlink_to({"scans/a": outside, "scans/a/b": outside, "scans/a/b/x.jpg": outside / "x.jpg"}[swapped])
+    with pytest.raises((UnknownMediaRootError, ImageNotFoundError)):
+        roots.read(ref, max_bytes=MAX)

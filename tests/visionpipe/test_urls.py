@@ -314,3 +314,87 @@ def test_a_guarded_fetch_shares_one_tls_context():
     assert urls._ssl_context() is urls._ssl_context()
     assert urls._ssl_context().verify_mode is ssl.CERT_REQUIRED
     assert httpx.URL("https://a.example").port is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://0177.0.0.1/", "http://017700000001/", "http://0x7f000001/", "http://127.1/", "http://127.0.1/",
+        "http://localhost./", "http://[::ffff:7f00:1]/", "http://[0:0:0:0:0:ffff:127.0.0.1]/", "http://[::7f00:1]/",
+        "http://[2002:7f00:1::]/", "http://[fe80::1%25lo]/", "http://[::]/", "http://0.0.0.0/", "http://0000/",
+        "http://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460/", "http://127\u30020\u30020\u30021/", "http://%31%32%37.0.0.1/",
+        "http://169.254.169.254.:80/", "http://2852039166/",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_an_address_reaches_this_machine_or_its_network(url, monkeypatch):
+    monkeypatch.setattr(urls.httpcore.SyncBackend, "connect_tcp", lambda *_, **__: pytest.fail("it connected"))
+    with pytest.raises((UrlRefusedError, UrlFetchError)) as caught:
+        UrlFetcher(max_bytes=10, timeout_s=5).fetch(url)
+    assert isinstance(caught.value, UrlRefusedError) or "does not resolve" in str(caught.value)
+
+
+def test_a_redirect_without_a_scheme_or_with_credentials_is_checked_and_shows_none():
+    def hop(connection: socket.socket, path: str, host: str) -> None:
+        target = {"/lean": "//127.0.0.2/x", "/user": f"http://me:hunter2@a.example:{port}/"}[path]
+        _answer(connection, b"", f"Location: {target}", status="302 Found")
+
+    with serve(hop) as port:
+        with pytest.raises(UrlRefusedError, match=r"127\.0\.0\.2"):
+            guarded().fetch(f"http://a.example:{port}/lean")
+        with pytest.raises(UrlRefusedError, match="credentials") as caught:
+            guarded().fetch(f"http://a.example:{port}/user")
+    assert "hunter2" not in f"{caught.value} {caught.value!r}"
+
+
+def _endless_head(connection: socket.socket, path: str, host: str) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"X-More: " + b"y" * 1000 + b"\r\n")
+
+
+def _endless_continue(connection: socket.socket, path: str, host: str) -> None:
+    while True:
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _packed_on_the_way(connection: socket.socket, path: str, host: str) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n")
+    connection.sendall(b"a\r\n" + b"\x1f\x8b" + bytes(8) + b"\r\n0\r\n\r\n")
+
+
+def _two_lengths(connection: socket.socket, path: str, host: str) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 900\r\n\r\nab")
+
+
+@pytest.mark.parametrize("handler", [_endless_head, _endless_continue, _packed_on_the_way, _two_lengths])
+def test_answers_that_never_begin_or_are_packed_end_as_fetch_errors_in_time(handler):
+    with serve(handler) as port:
+        begun = time.monotonic()
+        with pytest.raises(UrlFetchError):
+            local(timeout_s=1.0).fetch(f"http://127.0.0.1:{port}/")
+        assert time.monotonic() - begun < 3
+
+
+def test_a_handshake_that_drips_ends_with_the_fetch():
+    def drip(connection: socket.socket, path: str, host: str) -> None:
+        connection.sendall(b"\x16\x03\x03\x40\x00")
+        for _ in range(100):
+            connection.sendall(b"\x02")
+            time.sleep(0.05)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        connection, _ = listener.accept()
+        with closing(connection), pytest.raises(OSError):  # noqa: PT012
+            drip(connection, "", "")
+            raise OSError
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    begun = time.monotonic()
+    with pytest.raises(UrlFetchError):
+        local(timeout_s=0.5).fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/")
+    assert time.monotonic() - begun < 2
+    thread.join(10)
+    listener.close()
