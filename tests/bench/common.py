@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from visionpipe.queue import calls, connect, run
@@ -70,8 +71,38 @@ def write_networks(folder: Path) -> None:
         (folder / name / "net.py").write_text(RESNET_NETWORK.format(builder=builder))
 
 
+def _cells(index: int) -> NDArray[np.uint8]:
+    """A held-out scene as large as a tile."""
+    from models.recipes import cells
+
+    return cells.scene(1_000_000 + index, size_wh=(512, 512), held_out=True).image
+
+
+def _page(index: int) -> NDArray[np.uint8]:
+    from models.recipes import pages
+
+    return pages.held_out().page(index).pixels
+
+
+DRAWN: dict[str, Callable[[int], NDArray[np.uint8]]] = {
+    "unet-cells": _cells,
+    "yolo-digits": _page,
+    "fasterrcnn-digits": _page,
+}
+"""Models whose speed depends on what is in a picture, and how theirs are drawn."""
+
+
+def _as_png(levels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(levels).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def pictures(model: str, number: int) -> list[bytes]:
     """Make encoded pictures: 28x28 PNG digits' size for lenet-digits, else JPEGs of about 640x480 with grain."""
+    if model in DRAWN:
+        drawn = [_as_png(DRAWN[model](index)) for index in range(min(number, 32))]
+        return [drawn[index % len(drawn)] for index in range(number)]
     random, made = np.random.default_rng(0), []
     for index in range(min(number, 64)):
         stream = io.BytesIO()

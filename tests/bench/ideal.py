@@ -1,7 +1,8 @@
 """The yardstick: the best pipeline for a folder that can be written by hand in one process, with no queue in it.
 
 Threads read, decode and preprocess; the main thread computes micro-batches in a precision of its own; one thread
-writes answers as JSON lines. Everything overlaps, nothing is copied that need not be, and no job is accounted for.
+writes answers as JSON lines, others finish what takes longer. Everything overlaps, nothing is copied that need not be,
+and no job is accounted for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,14 @@ import torch
 from torch import Tensor
 
 from models.catalog import Catalog
-from models.compiling import load_compiled
-from models.images import decode
+from models.compiling import Packages, load_compiled
+from models.images import Decoded, decode
 from models.loading import load
 from models.preprocess import Preprocess
-from workers.device import keep_freed_memory
-from workers.hosted import HostedModel
+from workers.device import cpu_flags, keep_freed_memory
+from workers.hosted import Answering, HostedModel
 from workers.threads import use_cores
+from workers.version import version
 
 TOP_K = 5
 AHEAD = 4
@@ -32,54 +37,78 @@ AHEAD = 4
 LIMIT = 2**28
 
 
-class Ideal:
-    """A classification model and the pipeline around it.
+class Ideal(ABC):
+    """A model and the pipeline around it.
 
     Args:
         model: Name of the model.
         models: The user's folder of models.
         precision: In which it computes.
-        packages: Folder of the worker's compiled networks; this one is used if it is there.
+        packages: Folder of the worker's compiled networks; those of this model are used.
     """
+
+    finishers: Sequence[int] = (0,)
+    """How many threads may finish answers; with none the writer does."""
 
     def __init__(self, model: str, models: Path | None, precision: str, *, packages: Path) -> None:
         keep_freed_memory()
-        entry = Catalog(models).find(model)
-        self._hosted = HostedModel(entry, device="cpu")
-        self._hosted.set_precision(precision)
-        self._preprocess = Preprocess(self._hosted.card.preprocess)
-        self._labels = self._hosted.card.labels
-        for package in packages.glob(f"{entry.digest}-{precision}-*"):
-            size_hw = self._hosted.card.preprocess.input_size_hw
-            assert size_hw is not None
-            shape = (len(self._hosted.card.preprocess.mode), *size_hw)
-            self._hosted.answering.use(load_compiled(package), shape)
+        self.entry = Catalog(models).find(model)
+        self.hosted = HostedModel(self.entry, device="cpu")
+        self.hosted.set_precision(precision)
+        self.answering = self._answering()
+        kept = Packages(
+            packages, self.entry.digest, self.answering.part, precision, frozenset(cpu_flags()), version=version()
+        )
+        for shape in kept.shapes():
+            self.answering.use(load_compiled(kept.path(shape)), shape)
 
-    def best_threads(self, paths: Sequence[Path], out: Path, *, batch: int, among: Sequence[int] = (1, 2, 3)) -> int:
-        """The number of decode threads that suits best."""
-        self.rate(paths, out, batch=batch, threads=1)
-        return max(among, key=lambda number: self.rate(paths, out, batch=batch, threads=number))
+    def _answering(self) -> Answering:
+        return self.hosted.answering
 
-    def rate(self, paths: Sequence[Path], out: Path, *, batch: int, threads: int) -> float:
+    @abstractmethod
+    def prepare(self, path: Path) -> Any:
+        """Read, decode and preprocess one picture."""
+
+    @abstractmethod
+    def compute(self, batch: Sequence[Any]) -> Sequence[Any]:
+        """Compute one micro-batch; gives what is left to do of each picture."""
+
+    @abstractmethod
+    def finish(self, left: Any, index: int, out: Path) -> dict[str, Any]:
+        """Give one picture's answer, and write what goes into files of its own."""
+
+    def best_threads(
+        self, paths: Sequence[Path], out: Path, *, batch: int, among: Sequence[int] = (1, 2, 3)
+    ) -> tuple[int, int]:
+        """The numbers of decoding and finishing threads that suit best."""
+        self.rate(paths, out, batch=batch, threads=(1, self.finishers[0]))
+        return max(
+            product(among, self.finishers), key=lambda numbers: self.rate(paths, out, batch=batch, threads=numbers)
+        )
+
+    def rate(self, paths: Sequence[Path], out: Path, *, batch: int, threads: tuple[int, int]) -> float:
         """Images a second."""
         started = time.perf_counter()
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        writer = threading.Thread(target=self._write, args=(answers, out))
-        writer.start()
-        for indices, inputs_NCHW in self._batches(paths, batch, threads):
-            answers.put((indices, *self._forward(inputs_NCHW)))
-        answers.put(None)
+        computed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        crew = [threading.Thread(target=self._finish, args=(computed, finished, out)) for _ in range(threads[1])]
+        writer = threading.Thread(target=self._write, args=(finished, out))
+        for thread in (*crew, writer):
+            thread.start()
+        for indices, prepared in self._batches(paths, batch, threads[0]):
+            with torch.inference_mode():
+                answers = self.compute(prepared)
+            for index, left in zip(indices, answers, strict=True):
+                (computed if crew else finished).put((index, left))
+        for thread in crew:
+            computed.put(None)
+            thread.join()
+        finished.put(None)
         writer.join()
         return len(paths) / (time.perf_counter() - started)
 
-    @torch.inference_mode()
-    def _forward(self, inputs_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        inputs_NCHW = self._preprocess.normalise(inputs_NCHW)
-        logits_NK = self._hosted.classifier()(self._hosted.to_input(inputs_NCHW))
-        return logits_NK.float().softmax(dim=1).topk(min(TOP_K, logits_NK.shape[1]), dim=1)
-
-    def _batches(self, paths: Sequence[Path], batch: int, threads: int) -> Iterator[tuple[list[int], Tensor]]:
-        ready: queue.Queue[tuple[int, Tensor]] = queue.Queue(AHEAD * batch)
+    def _batches(self, paths: Sequence[Path], batch: int, threads: int) -> Iterator[tuple[list[int], list[Any]]]:
+        ready: queue.Queue[tuple[int, Any]] = queue.Queue(AHEAD * batch)
         order = iter(range(len(paths)))
         lock = threading.Lock()
 
@@ -90,9 +119,7 @@ class Ideal:
                     index = next(order, None)
                 if index is None:
                     return
-                enough_px = self._preprocess.enough_px
-                picture = decode(paths[index].read_bytes(), max_bytes=LIMIT, max_pixels=LIMIT, enough_px=enough_px)
-                ready.put((index, self._preprocess.levels(picture.image, picture.full_wh)))
+                ready.put((index, self.prepare(paths[index])))
 
         for _ in range(threads):
             threading.Thread(target=prepare, daemon=True).start()
@@ -108,15 +135,53 @@ class Ideal:
                         break
                     taken.append(ready.get())
             left -= len(taken)
-            yield [index for index, _ in taken], torch.stack([prepared for _, prepared in taken])
+            yield [index for index, _ in taken], [prepared for _, prepared in taken]
 
-    def _write(self, answers: queue.SimpleQueue[Any], out: Path) -> None:
+    def _finish(self, computed: queue.SimpleQueue[Any], finished: queue.SimpleQueue[Any], out: Path) -> None:
+        use_cores(1)
+        while (told := computed.get()) is not None:
+            index, left = told
+            finished.put((index, partial(dict, self.finish(left, index, out))))
+
+    def _write(self, finished: queue.SimpleQueue[Any], out: Path) -> None:
+        use_cores(1)
         with out.open("w") as lines:
-            while (told := answers.get()) is not None:
-                indices, scores_NK, classes_NK = told
-                for index, scores, classes in zip(indices, scores_NK.tolist(), classes_NK.tolist(), strict=True):
-                    named = [self._labels[class_id] if self._labels else class_id for class_id in classes]
-                    lines.write(json.dumps({"index": index, "classes": named, "scores": scores}) + "\n")
+            while (told := finished.get()) is not None:
+                index, left = told
+                answer = left() if isinstance(left, partial) else self.finish(left, index, out)
+                lines.write(json.dumps({"index": index, **answer}) + "\n")
+
+
+def read(path: Path, enough_px: int | None = None) -> Decoded:
+    """Read and decode one picture as the worker does."""
+    return decode(path.read_bytes(), max_bytes=LIMIT, max_pixels=LIMIT, enough_px=enough_px)
+
+
+class Classify(Ideal):
+    """The most probable classes of pictures."""
+
+    def __init__(self, model: str, models: Path | None, precision: str, *, packages: Path) -> None:
+        super().__init__(model, models, precision, packages=packages)
+        self._preprocess = Preprocess(self.hosted.card.preprocess)
+        self._labels = self.hosted.card.labels
+
+    def prepare(self, path: Path) -> Tensor:
+        """Levels, uint8 (C, H, W)."""
+        picture = read(path, self._preprocess.enough_px)
+        return self._preprocess.levels(picture.image, picture.full_wh)
+
+    def compute(self, batch: Sequence[Tensor]) -> Sequence[Any]:
+        """Scores and class indices of the best classes."""
+        inputs_NCHW = self._preprocess.normalise(torch.stack(list(batch)))
+        logits_NK = self.hosted.classifier()(self.hosted.to_input(inputs_NCHW))
+        scores_NK, classes_NK = logits_NK.float().softmax(dim=1).topk(min(TOP_K, logits_NK.shape[1]), dim=1)
+        return list(zip(scores_NK.tolist(), classes_NK.tolist(), strict=True))
+
+    def finish(self, left: Any, index: int, out: Path) -> dict[str, Any]:
+        """Name the classes."""
+        scores, classes = left
+        named = [self._labels[class_id] if self._labels else class_id for class_id in classes]
+        return {"classes": named, "scores": scores}
 
 
 class PlainLoop:

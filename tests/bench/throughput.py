@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.common import Stack, pictures, stack, table, write_networks
-from tests.bench.ideal import Ideal, PlainLoop
+from tests.bench.ideal import Classify, Ideal, PlainLoop
+from tests.bench.ideal_dense import Detect, Segment
 from visionpipe.queue import calls, run
 
 ROUNDS = 5
@@ -35,6 +36,7 @@ class Case:
     number: int
     compiled: bool = False
     plain: bool = False
+    task: str = "classification"
 
     def __str__(self) -> str:
         return f"{self.model} {self.precision}{', compiled' if self.compiled else ''}"
@@ -46,7 +48,10 @@ CASES = (
     Case("mobilenet-generated", "auto", 1200, compiled=True),
     Case("vgg-digits", "auto", 4000, compiled=True),
     Case("lenet-digits", "auto", 12_000),
+    Case("unet-cells", "auto", 96, compiled=True, task="segmentation"),
+    Case("yolo-digits", "auto", 600, compiled=True, task="detection"),
 )
+IDEALS: dict[str, type[Ideal]] = {"classification": Classify, "segmentation": Segment, "detection": Detect}
 
 
 def measure(case: Case) -> list[object]:
@@ -57,21 +62,30 @@ def measure(case: Case) -> list[object]:
         record = run(bench.redis, calls.workers())[0]
         folder = bench.root / "run"
         paths = write_pictures(folder, case)
-        ideal = Ideal(case.model, bench.models, record.precision, packages=bench.data_dir / "compiled")
+        ideal = IDEALS[case.task](case.model, bench.models, record.precision, packages=bench.data_dir / "compiled")
         threads = ideal.best_threads(paths[: len(paths) // 2], bench.root.parent / "i.jsonl", batch=record.max_batch)
-        service_run(bench, folder)
+        service_run(bench, folder, case.task)
         rates: dict[str, list[float]] = {"ideal": [], "service": []}
         for _ in range(ROUNDS):
             out = bench.root.parent / "i.jsonl"
             rates["ideal"].append(ideal.rate(paths, out, batch=record.max_batch, threads=threads))
-            rates["service"].append(service_run(bench, folder))
+            rates["service"].append(service_run(bench, folder, case.task))
         plain = PlainLoop(case.model, bench.models).rate(paths[:100]) if case.plain else None
         ratios = [mine / best for mine, best in zip(rates["service"], rates["ideal"], strict=True)]
         medians = [statistics.median(rates[name]) for name in ("ideal", "service")]
         against = "" if plain is None else f"{medians[1] / plain:.1f}x of {plain:.1f}"
         where = f"{record.precision}, {record.code}"
         spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        return [case.model, where, record.max_batch, threads, *medians, statistics.median(ratios), spread, against]
+        return [
+            case.model,
+            where,
+            record.max_batch,
+            f"{threads[0]}+{threads[1]}",
+            *medians,
+            statistics.median(ratios),
+            spread,
+            against,
+        ]
 
 
 def wait_compiled(bench: Stack, case: Case) -> None:
@@ -87,7 +101,8 @@ def write_pictures(folder: Path, case: Case) -> list[Path]:
     """Write the folder of pictures."""
     folder.mkdir()
     encoded = pictures(case.model, 64)
-    paths = [folder / f"{index:06}.{'png' if 'digits' in case.model else 'jpg'}" for index in range(case.number)]
+    suffix = "png" if encoded[0].startswith(b"\x89PNG") else "jpg"
+    paths = [folder / f"{index:06}.{suffix}" for index in range(case.number)]
     for index, path in enumerate(paths):
         if index < len(encoded):
             path.write_bytes(encoded[index])
@@ -96,11 +111,11 @@ def write_pictures(folder: Path, case: Case) -> list[Path]:
     return paths
 
 
-def service_run(bench: Stack, folder: Path) -> float:
+def service_run(bench: Stack, folder: Path, task: str) -> float:
     """Images a second of one whole folder run, from its first chunk to its last outcome."""
     out = bench.root.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    words = ["batch", "classification", str(folder), "-o", str(out), "-m", bench.model, "--json"]
+    words = ["batch", task, str(folder), "-o", str(out), "-m", bench.model, "--json"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "visionpipe", *words],
         env={
@@ -119,7 +134,7 @@ def service_run(bench: Stack, folder: Path) -> float:
 def main(wanted: Sequence[str]) -> None:
     """Print the table."""
     cases = [case for case in CASES if not wanted or any(word in str(case) for word in wanted)]
-    head = ["model", "as", "batch", "decode threads", "ideal/s", "service/s", "ratio", "spread", "plain loop"]
+    head = ["model", "as", "batch", "threads", "ideal/s", "service/s", "ratio", "spread", "plain loop"]
     table(f"Folder runs, medians of {ROUNDS} interleaved rounds", head, [measure(case) for case in cases])
 
 
