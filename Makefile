@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults soak fuzz audit bench check format lock clean
+.PHONY: help setup demo test faults soak fuzz audit bench check format lock clean gpu-wheels gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +46,12 @@ audit: $(READY) ## look for insecure code of ours, and for known holes in the lo
 
 bench: $(READY) ## measure latency, overhead, folder runs against the ideal pipeline, memory
 	@for part in latency explanations overhead throughput growth; do $(BIN)/python -P -m tests.bench.$$part || exit 1; done
+
+gpu-wheels: $(READY) ## gather what gpu-check needs on a machine without network (ARGS="--python 3.12")
+	@$(BIN)/python deploy/gpu_check/prepare.py $(ARGS)
+
+gpu-check: ## test and measure on a GPU, with this system's torch and what gpu-wheels gathered (ARGS=... adds options)
+	@$(PYTHON) deploy/gpu_check/check.py $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .
