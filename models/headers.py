@@ -32,6 +32,9 @@ _REFUSED = (
     (b"\x00\x00\x01\x00", "an icon"),
 )
 _ORIENTATION_TAG = 0x0112
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_WITHOUT_LENGTH = (0x01, 0xD8)
 _PNM_COMMENT = re.compile(rb"#[^\r\n]*+[\r\n]?")
 # Possessive throughout: a file of nothing but comments must not be read twice.
 _PBM_HEADER = re.compile(rb"P4(?:(?:\s|#[^\r\n]*+[\r\n])++\d++){2}")
@@ -81,6 +84,25 @@ def early_size_wh(file_format: str, data: bytes) -> tuple[int, int] | None:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     width, height = struct.unpack_from("<HH", data, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def jpeg_scans(data: bytes, most: int) -> int:
+    """Count the scans of a JPEG's first picture, or give ``most`` or fewer where they are fewer for certain.
+
+    Each of a progressive JPEG's scans goes over all its pixels, and takes no more than a hundred bytes.
+    """
+    # Thumbnails, and films that phones append, may contain the marker too; so it is looked for properly if need be.
+    if (marks := data.count(b"\xff\xda")) <= most:
+        return marks
+    scans, at = 0, 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = found[0][1], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        if marker not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+        scans += marker == _START_OF_SCAN
+    return scans
 
 
 def exif_orientation(exif: bytes | None) -> int:

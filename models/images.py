@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from models import headers
 from models.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedImage
 from models.preprocess import Preprocess
+from models.quiet import silence_libtiff
 
 __all__ = ["Decoded", "Preprocess", "decode"]
 
@@ -51,6 +52,10 @@ _SIDEWAYS = (5, 6, 7, 8)
 _GREY_MODES = ("1", "L", "LA", "La")
 _GREY_16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+MAX_JPEG_SCANS = 100
+"""Cameras and programs write ten at most; a hundred bytes more for each would cost a second on a large picture."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int, enough_px: int | Non
             f"Expected at most {max_bytes} bytes, got {len(data)}.", max_bytes=max_bytes, bytes=len(data)
         )
     file_format = headers.sniff(data)
+    if file_format == "JPEG" and headers.jpeg_scans(data, MAX_JPEG_SCANS) > MAX_JPEG_SCANS:
+        raise ImageTooLarge(f"Expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more.", max_scans=MAX_JPEG_SCANS)
     _hush()
     try:
         _check_size(headers.early_size_wh(file_format, data), max_pixels)
@@ -138,6 +145,7 @@ def _hush() -> None:
     # Pillow warns of odd metadata that does not touch the pixels. `catch_warnings` is not safe in threads.
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_libtiff()
 
 
 def _open(file_format: str, data: bytes) -> ImageFile.ImageFile:

@@ -89,7 +89,14 @@ def _jpegs(rgb: Image.Image, grey: Image.Image) -> Iterator[tuple[str, bytes]]:
         "JPEG large progressive",
         encode(picture((240, 160)), "JPEG", quality=50, progressive=True, exif=exif_block(5)),
     )
+    yield "JPEG many scans", _many_scans(90)
     yield "JPEG several pictures", encode(rgb, "MPO", save_all=True, append_images=[rgb.rotate(90)])
+
+
+def _many_scans(count: int) -> bytes:
+    data = encode(picture().convert("L"), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * count + data[-2:]
 
 
 def _animations(rgb: Image.Image) -> Iterator[tuple[str, bytes]]:

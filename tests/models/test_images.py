@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from models.cards import Preprocessing
 from models.errors import ImageTooLarge, InvalidImage, ModelError, UnsupportedImage
-from models.images import decode
+from models.images import MAX_JPEG_SCANS, decode
 from models.preprocess import Preprocess
 
 LIMITS = {"max_bytes": 32 * 2**20, "max_pixels": 50_000_000}
@@ -367,3 +367,26 @@ def test_the_input_from_a_fraction_is_that_from_the_whole_within_a_level(size_wh
     assert levels.shape == (3, 224, 224)
     assert levels.abs().float().mean() < 0.5
     assert levels.abs().max() <= 6
+
+
+def many_scans(count, *, behind=b""):
+    """A progressive JPEG whose last scan, a hundred bytes, is there so many times."""
+    data = encoded(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * (count - data.count(b"\xff\xda")) + data[-2:] + behind
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_too_large():
+    assert decode(many_scans(MAX_JPEG_SCANS), **LIMITS).size_wh == (2000, 2000)
+    begun = time.process_time()
+    for count in (MAX_JPEG_SCANS + 1, 50_000):
+        with pytest.raises(ImageTooLarge, match="scans"):
+            decode(many_scans(count), **LIMITS)
+    assert time.process_time() - begun < 2
+
+
+def test_what_lies_behind_a_jpeg_or_in_its_metadata_counts_as_no_scan():
+    film = b"\xff\xda\x00\x08" * 1000
+    assert decode(JPEG + film, **LIMITS).size_wh == (37, 23)
+    assert decode(encoded(picture(), "JPEG", comment=film[:60_000]), **LIMITS).size_wh == (37, 23)
+    assert decode(many_scans(20, behind=film), **LIMITS).size_wh == (2000, 2000)
