@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import save
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.networks.stn import SpatialTransformerNetwork
-from models.recipes import digits, stn_canvases, stn_writing
-from models.recipes.lenet_digits import drawn_digit
+from models.recipes import canvas_training, digits, stn_canvases, stn_writing
+from models.recipes.canvas_training import Measured, Plan, class_loss
 from models.recipes.stn_canvases import Canvases, Ink
 
 SEED = 2015
@@ -38,15 +33,6 @@ LOCALISATION_RATE = 0.33
 """Rate of the localisation networks, as part of the classifier's."""
 EMA_DECAY = 0.99
 """The weights that are kept are an exponential moving average."""
-
-
-class Measured(NamedTuple):
-    """What the held-out canvases showed."""
-
-    accuracy: float
-    """Part of the canvases told right."""
-    confusion: NDArray[np.int64]
-    """Shape (10, 10): true digit by row, answer by column."""
 
 
 def train(folder: Path, *, report: Callable[[str], None]) -> float:
@@ -72,13 +58,8 @@ def train(folder: Path, *, report: Callable[[str], None]) -> float:
         report(f"{name} the transformer: {measured.accuracy:.2%} of {len(canvases.targets)} held-out canvases right")
     ratio = (1 - found["with"].accuracy) / max(1 - found["without"].accuracy, 1e-9)
     report(f"the transformer leaves {ratio:.0%} of the error")
-    (folder / "parity").mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.contiguous() for name, tensor in networks["with"].state_dict().items()})
-    (folder / "weights.safetensors").write_bytes(weights)
-    for digit, levels in enumerate(parity_canvases().levels()):
-        Image.fromarray(levels).save(folder / "parity" / f"{digit}.png")
     card = stn_writing.card(
-        weights,
+        canvas_training.write_files(folder, networks["with"]),
         networks["with"],
         arguments=ARGUMENTS,
         training={"seed": SEED, "steps": STEPS, "num_canvases": f"{STEPS * BATCH:,}", "curriculum": CURRICULUM},
@@ -100,59 +81,28 @@ def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any
         arguments: Of the network, in place of those of ``ARGUMENTS``.
     """
     torch.manual_seed(SEED)
-    random = torch.Generator().manual_seed(SEED)
     network = SpatialTransformerNetwork(**{**ARGUMENTS, **arguments}).to(memory_format=torch.channels_last)
-    moving_average = get_ema_multi_avg_fn(EMA_DECAY)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True)
-    optimizer, schedule = _optimizer(network, steps)
-    network.train()
-    recent = 0.0
-    for step in range(1, steps + 1):
-        canvases = stn_canvases.draw(ink, BATCH, random, distortion=min(1.0, step / (CURRICULUM * steps)))
-        loss = loss_of(network, canvases)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update_parameters(network)
-        recent += float(loss.detach())
-        if step % 100 == 0 or step == steps:
-            report(f"step {step} of {steps}: loss {recent / ((step - 1) % 100 + 1):.4f}")
-            recent = 0.0
-    kept = averaged.module
-    assert isinstance(kept, SpatialTransformerNetwork)
-    return kept.eval()
+    optimizer, rates = _optimizer(network)
+    plan = Plan(steps, BATCH, CURRICULUM, EMA_DECAY, SEED)
+    return canvas_training.fit(network, ink, plan, loss_of=loss_of, optimizer=optimizer, rates=rates, report=report)
 
 
 def loss_of(network: nn.Module, canvases: Canvases) -> Tensor:
     """Cross-entropy of the class alone: nothing is said of where the digit is."""
     with torch.autocast("cpu", torch.bfloat16):
         logits_NK, _, _ = network(canvases.pixels.contiguous(memory_format=torch.channels_last))
-    return nn.functional.cross_entropy(logits_NK.float(), canvases.targets, label_smoothing=0.05)
+    return class_loss(logits_NK, canvases)
 
 
 @torch.inference_mode()
 def measure(network: nn.Module, canvases: Canvases) -> Measured:
     """Count right and wrong answers, in single precision."""
-    answers = torch.cat([network(some)[0].argmax(dim=1) for some in torch.split(canvases.pixels, BATCH)])
-    confusion = np.zeros((10, 10), dtype=np.int64)
-    np.add.at(confusion, (canvases.targets.numpy(), answers.numpy()), 1)
-    return Measured(float((answers == canvases.targets).float().mean()), confusion)
+    answers = [network(some)[0].argmax(dim=1) for some in torch.split(canvases.pixels, BATCH)]
+    return canvas_training.measured(answers, canvases)
 
 
-def parity_canvases() -> Canvases:
-    """Draw one canvas of each digit of Pillow's own font."""
-    printed = np.stack([np.asarray(drawn_digit(digit)) for digit in range(10)])
-    ink = Ink(printed, np.arange(10))
-    return stn_canvases.draw(ink, 10, torch.Generator().manual_seed(SEED), chosen=range(10))
-
-
-def _optimizer(
-    network: SpatialTransformerNetwork, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.OneCycleLR]:
+def _optimizer(network: SpatialTransformerNetwork) -> tuple[torch.optim.Optimizer, list[float]]:
     groups = [(network.classifier, PEAK_RATE), (network.localisations, PEAK_RATE * LOCALISATION_RATE)]
     filled = [(list(part.parameters()), rate) for part, rate in groups if any(True for _ in part.parameters())]
     optimizer = torch.optim.AdamW([{"params": parameters} for parameters, _ in filled], weight_decay=1e-2)
-    rates = [rate for _, rate in filled]
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.2)
+    return optimizer, [rate for _, rate in filled]

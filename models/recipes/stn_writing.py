@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from models.recipes import digits, stn_canvases
+from models.recipes.canvas_writing import facts
 
 COMMAND = "python -m models.recipes stn-digits"
 """What a reader types."""
@@ -76,19 +72,19 @@ Held-out canvases, true digit by row, answer by column:
 [[quality]]
 metric = "accuracy"
 value = {accuracy:.6f}
-split = "{split}"
+split = "{num_held_out} canvases of the {num_test} held-out digits (models.recipes.stn_canvases.held_out)"
 command = "{command}"
 
 [[quality]]
 metric = "accuracy without the transformer"
 value = {plain_accuracy:.6f}
-split = "{split}"
+split = "{num_held_out} canvases of the {num_test} held-out digits (models.recipes.stn_canvases.held_out)"
 command = "{command}"
 
 [[quality]]
 metric = "error, as part of that without the transformer"
 value = {ratio:.6f}
-split = "{split}"
+split = "{num_held_out} canvases of the {num_test} held-out digits (models.recipes.stn_canvases.held_out)"
 command = "{command}"
 """
 
@@ -114,36 +110,12 @@ def card(
         confusion: Shape (10, 10), true digit by row, answer by column.
         num_plain_params: Parameters of the network without the transformer.
     """
-    num_test = len(digits.test_split())
     return _CARD.format(
         **training,
-        parity=", ".join(f'"parity/{digit}.png"' for digit in range(10)),
-        arguments="\n".join(f"{name} = {json.dumps(value)}" for name, value in arguments.items()),
-        sha256=hashlib.sha256(weights).hexdigest(),
-        canvas_px=stn_canvases.CANVAS_PX,
-        digit_px=stn_canvases.DIGIT_PX,
-        num_params=sum(parameter.numel() for parameter in network.parameters()),
-        gflops=multiply_adds(network) / 1e9,
+        **facts(weights, network, arguments, confusion),
         command=COMMAND,
-        split_seed=digits.SPLIT_SEED,
-        held_out_seed=stn_canvases.HELD_OUT_SEED,
-        num_test=num_test,
-        num_training=len(digits.training_split()),
-        num_validation=len(digits.validation_split()),
         num_plain_params=num_plain_params,
         accuracy=accuracies[0],
         plain_accuracy=accuracies[1],
         ratio=(1 - accuracies[0]) / max(1 - accuracies[1], 1e-9),
-        confusion="\n".join(" ".join(f"{count:3d}" for count in row) for row in confusion),
-        split=f"{stn_canvases.NUM_HELD_OUT} canvases of the {num_test} held-out digits "
-        "(models.recipes.stn_canvases.held_out)",
     )
-
-
-def multiply_adds(network: nn.Module) -> int:
-    """Count the multiply-adds of one canvas."""
-    side = stn_canvases.CANVAS_PX
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 1, side, side))
-    # The counter counts a multiplication and an addition as two.
-    return int(counter.get_total_flops()) // 2

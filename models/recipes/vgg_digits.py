@@ -9,17 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from safetensors.torch import save
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.networks.vgg_small import VggSmall
-from models.recipes import digits, stn_canvases, vgg_writing
+from models.recipes import canvas_training, digits, stn_canvases, vgg_writing
+from models.recipes.canvas_training import Measured, Plan, class_loss
 from models.recipes.stn_canvases import Canvases, Ink
-from models.recipes.stn_digits import Measured, parity_canvases
 
 SEED = 2014
 """Seed of initialisation, canvases and order."""
@@ -51,24 +47,19 @@ def train(folder: Path, *, report: Callable[[str], None]) -> float:
     torch.set_num_threads(1)
     network = fit(Ink.of(digits.training_split()), steps=STEPS, report=report)
     canvases = stn_canvases.held_out()
-    measured = measure(network, canvases)
-    report(f"{measured.accuracy:.2%} of {len(canvases.targets)} held-out canvases right")
-    (folder / "parity").mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
-    (folder / "weights.safetensors").write_bytes(weights)
-    for digit, levels in enumerate(parity_canvases().levels()):
-        Image.fromarray(levels).save(folder / "parity" / f"{digit}.png")
+    found = measure(network, canvases)
+    report(f"{found.accuracy:.2%} of {len(canvases.targets)} held-out canvases right")
     card = vgg_writing.card(
-        weights,
+        canvas_training.write_files(folder, network),
         network,
         arguments=ARGUMENTS,
         normalisation=(MEAN, STD),
         training={"seed": SEED, "steps": STEPS, "num_canvases": f"{STEPS * BATCH:,}", "curriculum": CURRICULUM},
-        accuracy=measured.accuracy,
-        confusion=measured.confusion,
+        accuracy=found.accuracy,
+        confusion=found.confusion,
     )
     (folder / "card.toml").write_text(card, encoding="utf-8")
-    return measured.accuracy
+    return found.accuracy
 
 
 def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any) -> VggSmall:
@@ -81,30 +72,17 @@ def fit(ink: Ink, *, steps: int, report: Callable[[str], None], **arguments: Any
         arguments: Of the network, in place of those of ``ARGUMENTS``.
     """
     torch.manual_seed(SEED)
-    random = torch.Generator().manual_seed(SEED)
-    network = VggSmall(**{**ARGUMENTS, **arguments}).to(memory_format=torch.channels_last).train()
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))  # type: ignore[no-untyped-call]
+    network = VggSmall(**{**ARGUMENTS, **arguments}).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.2)
-    recent = 0.0
-    for step in range(1, steps + 1):
-        canvases = stn_canvases.draw(ink, BATCH, random, distortion=min(1.0, step / (CURRICULUM * steps)))
-        with torch.autocast("cpu", torch.bfloat16):
-            logits_NK = network(normalised(canvases).contiguous(memory_format=torch.channels_last))
-        loss = nn.functional.cross_entropy(logits_NK.float(), canvases.targets, label_smoothing=0.05)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        averaged.update_parameters(network)
-        recent += float(loss.detach())
-        if step % 100 == 0 or step == steps:
-            report(f"step {step} of {steps}: loss {recent / ((step - 1) % 100 + 1):.4f}")
-            recent = 0.0
-    kept = averaged.module
-    assert isinstance(kept, VggSmall)
-    return kept.eval()
+    plan = Plan(steps, BATCH, CURRICULUM, EMA_DECAY, SEED)
+    return canvas_training.fit(network, ink, plan, loss_of=loss_of, optimizer=optimizer, rates=PEAK_RATE, report=report)
+
+
+def loss_of(network: nn.Module, canvases: Canvases) -> torch.Tensor:
+    """Cross-entropy of the class."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_NK = network(normalised(canvases).contiguous(memory_format=torch.channels_last))
+    return class_loss(logits_NK, canvases)
 
 
 def normalised(canvases: Canvases) -> torch.Tensor:
@@ -115,7 +93,5 @@ def normalised(canvases: Canvases) -> torch.Tensor:
 @torch.inference_mode()
 def measure(network: nn.Module, canvases: Canvases) -> Measured:
     """Count right and wrong answers, in single precision."""
-    answers = torch.cat([network(some).argmax(dim=1) for some in torch.split(normalised(canvases), BATCH)])
-    confusion = np.zeros((10, 10), dtype=np.int64)
-    np.add.at(confusion, (canvases.targets.numpy(), answers.numpy()), 1)
-    return Measured(float((answers == canvases.targets).float().mean()), confusion)
+    answers = [network(some).argmax(dim=1) for some in torch.split(normalised(canvases), BATCH)]
+    return canvas_training.measured(answers, canvases)

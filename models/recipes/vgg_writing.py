@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from models.recipes import digits, stn_canvases
-from models.recipes.stn_writing import multiply_adds
+from models.recipes.canvas_writing import facts
 
 COMMAND = "python -m models.recipes vgg-digits"
 """What a reader types."""
@@ -98,22 +95,9 @@ def card(
     """
     return _CARD.format(
         **training,
-        parity=", ".join(f'"parity/{digit}.png"' for digit in range(10)),
-        arguments="\n".join(f"{name} = {json.dumps(value)}" for name, value in arguments.items()),
-        sha256=hashlib.sha256(weights).hexdigest(),
-        canvas_px=stn_canvases.CANVAS_PX,
-        digit_px=stn_canvases.DIGIT_PX,
+        **facts(weights, network, arguments, confusion),
         mean=normalisation[0],
         std=normalisation[1],
-        num_params=sum(parameter.numel() for parameter in network.parameters()),
-        gflops=multiply_adds(network) / 1e9,
         command=COMMAND,
-        split_seed=digits.SPLIT_SEED,
-        held_out_seed=stn_canvases.HELD_OUT_SEED,
-        num_held_out=stn_canvases.NUM_HELD_OUT,
-        num_test=len(digits.test_split()),
-        num_training=len(digits.training_split()),
-        num_validation=len(digits.validation_split()),
         accuracy=accuracy,
-        confusion="\n".join(" ".join(f"{count:3d}" for count in row) for row in confusion),
     )
