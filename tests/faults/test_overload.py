@@ -46,7 +46,8 @@ class Crowd:
     def _push(self) -> None:
         settings = self._stage.settings.model_copy(update={"max_queued_items": BOUND})
         with Client(self._stage.redis_url, settings=settings) as client:
-            while time.monotonic() < self._until:
+            due = time.monotonic()
+            while due < self._until:
                 with self._lock:
                     numbers = list(itertools.islice(self._numbers, CHUNK))
                     self.offered += CHUNK
@@ -56,7 +57,8 @@ class Crowd:
                     self.hints.append(error.details["retry_after_s"])
                 else:
                     self.accepted[job.id] = numbers
-                time.sleep(self._pause_s)
+                due = max(due + self._pause_s, time.monotonic() - CHUNK * self._pause_s)
+                time.sleep(max(0, due - time.monotonic()))
 
 
 @pytest.mark.timeout(400)
