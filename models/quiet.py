@@ -1,4 +1,4 @@
-"""Keeps the libraries beneath Pillow from writing to stderr, a line for each damaged part of a picture."""
+"""Keeps the libraries beneath Pillow from writing to stderr, a line for each damaged row of a fax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import features
 def silence_libtiff() -> bool:
     """Take away libtiff's habit of printing errors, which Pillow raises anyway; says whether that was possible.
 
-    A picture may have millions of strips, each good for a line in the log of whoever decodes it.
+    A fax may have a hundred million rows, each good for a line in the log of whoever decodes it.
     """
     if not features.check("libtiff"):
         return False
