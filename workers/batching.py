@@ -17,10 +17,11 @@ from functools import partial
 import torch
 
 from visionpipe.schemas.jobs import Lane, Progress
+from workers.hooks import Hooks
 from workers.longwork import LongQueue, LongWork, end_step, next_step
 from workers.pipeline import Pipeline
 from workers.ready import MAX_BATCH_VALUES, Ready
-from workers.runtime import Answer, Runtime
+from workers.runtime import Runtime
 from workers.threads import FATAL_EXIT, use_cores, vital
 from workers.work import Work
 from workers.yielding import ASIDE_S
@@ -30,27 +31,13 @@ logger = logging.getLogger("visionpipe.batching")
 MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
 HUNGRY = 0.25
-"""The device is, below so many micro-batches of ready bulk work."""
+"""The device is, when it waits, and below so many micro-batches of ready bulk work."""
 LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
 """Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
 GATHER_S = 0.1
 """How long, at most, the device waits for a bulk batch to fill while more of it is being read and prepared."""
 HANG_EXIT = FATAL_EXIT
 """Exit status of a worker whose device step hung."""
-
-
-@dataclass
-class Hooks:
-    """What the batcher tells the rest of the worker; all are called on the device thread."""
-
-    finished: Callable[[list[Work], list[Answer]], None]
-    """A micro-batch has left the device."""
-    dropped: Callable[[Work], None]
-    """Work of a stopped or lost job will not be done."""
-    progressed: Callable[[Work, Progress], None]
-    """Long work made a step."""
-    suspect: Callable[[Work], bool]
-    """Mark, read and prepare one suspect; False when that was the end of it."""
 
 
 @dataclass
@@ -78,6 +65,7 @@ class Batcher:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _coming: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _closing: bool = False
+    _is_starving: bool = False
     _bulk_since_long: int = 0
 
     def __post_init__(self) -> None:
@@ -129,7 +117,7 @@ class Batcher:
 
     @property
     def _is_hungry(self) -> bool:
-        return self._ready.count(Lane.BULK) < HUNGRY * self.max_batch
+        return self._is_starving or self._ready.count(Lane.BULK) < HUNGRY * self.max_batch
 
     def between(self, chore: Callable[[], None]) -> None:
         """Have something done by the device thread between two steps."""
@@ -196,13 +184,19 @@ class Batcher:
                 if (step := self._long_step()) is not None:
                     return step
                 if self._is_gathering and (left_s := gather_until - time.monotonic()) > 0:
-                    self._wake.wait(left_s)
+                    self._starve(left_s)
                     continue
                 if self._ready.count(Lane.BULK):
                     self._bulk_since_long += 1
                     return self._batch_step(Lane.BULK)
-                self._wake.wait()
+                self._starve()
         return None
+
+    def _starve(self, timeout_s: float | None = None) -> None:
+        self._is_starving = True
+        self._hunger.notify_all()
+        self._wake.wait(timeout_s)
+        self._is_starving = False
 
     @property
     def _is_gathering(self) -> bool:

@@ -29,9 +29,10 @@ from visionpipe.settings import Settings
 from visionpipe.store import Store
 from visionpipe.tasks import parse_request
 from workers.artifacts import Artifacts
-from workers.batching import Batcher, Hooks
+from workers.batching import Batcher
 from workers.committer import Committer, hand_back
 from workers.device import default_decode_threads, finish_threads, is_fatal
+from workers.hooks import Hooks
 from workers.hosted import HostedModel
 from workers.lanes import LaneThreads, each
 from workers.metrics import Metrics
