@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -23,11 +24,13 @@ class BareProcess:
 
     Args:
         process: It, with its pipes.
+        log: Where its standard error goes.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: IO[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
+        self._log = log
         self._stdin: IO[str] = process.stdin
         self._stdout: IO[str] = process.stdout
         hello = self._read()
@@ -54,10 +57,15 @@ class BareProcess:
 
     def _read(self) -> Any:
         line = self._stdout.readline()
-        found = json.loads(line) if line else {"error": "it ended without a word; its last ones stand above"}
+        found = json.loads(line) if line else {"error": self._last_words()}
         if isinstance(found, dict) and "error" in found:
             raise ModelLoadError(f"The model could not be measured without the queue: {found['error']}.")
         return found
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without a word")
 
 
 @contextlib.contextmanager
@@ -69,21 +77,25 @@ def bare_process(question: Question, settings: Settings) -> Iterator[BareProcess
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VISIONPIPE_")}
     command = tethered([sys.executable, "-P", "-m", "workers.benching.bare"], signal.SIGTERM)
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, once nobody writes into it any more
     process = subprocess.Popen(
         command,
         env={**inherited, **settings_environment(settings)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # Libraries greet there, between the lines of what is shown.
+        stderr=log,
         text=True,
     )
     try:
         assert process.stdin is not None
         process.stdin.write(question.model_dump_json() + "\n")
         process.stdin.flush()
-        yield BareProcess(process)
+        yield BareProcess(process, log)
     finally:
         process.terminate()
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+        log.close()
