@@ -26,6 +26,8 @@ Send: TypeAlias = Callable[[Sequence[Prepared]], Awaitable[AsyncJob[ResultT]]]
 
 AWAY_S = 90.0
 """How long a stream that has begun bears that Redis, or every worker, is away."""
+AGAIN_S = 0.5
+"""How long it waits before it tries again."""
 MAX_LOST = 3
 """How often the jobs of one chunk may vanish from Redis."""
 CANCEL_S = 5.0
@@ -62,7 +64,7 @@ class Patience:
                 self._away_since = self._away_since or time.monotonic()
                 if not self._begun or time.monotonic() - self._away_since > AWAY_S:
                     raise
-                pause = 0.5
+                pause = AGAIN_S
             else:
                 self._begun, self._away_since = True, None
                 return job
