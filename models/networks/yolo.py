@@ -70,7 +70,6 @@ def read_checkpoint(path: Path) -> nn.Module:
         ModelLoadFailed: The file is missing or damaged, everybody may write it, it needs what is not installed, or does
             neither detection nor segmentation.
     """
-    tasks = ultralytics_offline.import_module("ultralytics.nn.tasks")
     if not path.is_file():
         raise ModelLoadFailed(f"{path}: expected a checkpoint of ultralytics, found no file.", file=str(path))
     if (danger := why_not_guarded(path)) is not None:
@@ -78,6 +77,7 @@ def read_checkpoint(path: Path) -> nn.Module:
             f"{path}: a checkpoint of ultralytics is a program, and {danger}. Take that right away: chmod o-w.",
             file=str(path),
         )
+    tasks = ultralytics_offline.import_module("ultralytics.nn.tasks")
     try:
         network, _ = tasks.load_checkpoint(str(path))
     except Exception as error:

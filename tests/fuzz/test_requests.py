@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ from tests.fuzz.attacking import SILENT, aftermath, attacks, withstand
 from tests.fuzz.service import Service
 from visionpipe.client import Client
 from visionpipe.errors import VisionPipeError
-from visionpipe.queue import calls, run
+from visionpipe.queue import calls, make_app, run
 
 SEED, CASES = 11, 64
 ATTACKS = dict(attacks())
@@ -44,6 +45,25 @@ def test_whatever_is_written_into_redis_the_worker_lives_and_serves(service, nam
     assert "Traceback" not in said
     dropped = "is no ticket" in said or "damaged or none of ours" in said or "broken records" in said
     assert dropped or name.startswith(("record:", "other:")) or name.partition(": ")[2] in hostile.HONEST | SILENT
+
+
+def test_remote_control_reaches_nobody(service):
+    app = make_app(service.url)
+    assert app.control.ping(timeout=0.5) == []
+    for order in (app.control.shutdown, app.control.purge, lambda: app.control.pool_restart(reload=True)):
+        order()
+    service.check_serves()
+    assert service.alive
+
+
+def test_no_credentials_of_a_url_are_in_the_log(service):
+    url = "http://someone:hunter2@127.0.0.1/x.png?signature=hunter3"
+    request = {"task": "classification", "model": service.model, "images": [{"kind": "url", "url": url}], "options": {}}
+    _, items = service.outcome(service.submit(request_text=json.dumps(request)))
+    assert items[0]["error"]["code"] == "url_refused"
+    for secret in ("hunter2", "hunter3", "someone"):
+        assert secret not in items[0]["error"]["message"]
+        assert secret not in service.log()
 
 
 def test_after_all_of_that_nothing_is_held_and_everybody_can_look(service):

@@ -109,7 +109,6 @@ def test_a_checkpoint_outside_a_models_folder_is_never_unpickled(tmp_path, trace
 
 @pytest.mark.parametrize("writable", ["file", "folder"])
 def test_a_checkpoint_that_everybody_may_write_is_not_unpickled(writable, tmp_path, trace):
-    pytest.importorskip("ultralytics")
     path = model(tmp_path / "models", "mine", "w.pt", network="ultralytics:checkpoint", task="detection")
     plain_pickle(path, Attack(trace))
     (path if writable == "file" else path.parent).chmod(0o777)
@@ -128,16 +127,14 @@ def test_a_request_cannot_name_a_file_or_a_place():
             parse_request(text)
 
 
-@pytest.mark.parametrize("damage", ["other bytes", "another file"])
-def test_a_worker_whose_weights_are_not_those_of_the_card_does_not_start(damage, tmp_path):
+def test_a_worker_whose_weights_are_not_those_of_the_card_does_not_start(tmp_path):
     bundled = Catalog().find("lenet-digits")
     data = bytearray((bundled.folder / bundled.card.weights.file).read_bytes())
-    if damage == "other bytes":
-        data[-1] ^= 1
+    data[-1] ^= 1
     folder = tmp_path / "models" / "lenet-digits"
     folder.mkdir(parents=True)
     (folder / "card.toml").write_text((bundled.folder / "card.toml").read_text().replace("parity", "#parity", 1))
-    (folder / bundled.card.weights.file).write_bytes(data if damage == "other bytes" else b"\0" * len(data))
+    (folder / bundled.card.weights.file).write_bytes(data)
     env = {**os.environ, "VISIONPIPE_MODELS": str(tmp_path / "models"), "VISIONPIPE_REDIS_URL": "unix:///nowhere"}
     command = [sys.executable, "-P", "-m", "visionpipe", "worker", "lenet-digits"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
