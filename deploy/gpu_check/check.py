@@ -171,7 +171,7 @@ def measure(python: Path, wanted: argparse.Namespace, faults: list[str]) -> list
         for model in wanted.models:
             started = time.monotonic()
             words = [
-                python, "-P", "-m", "visionpipe", "bench", model, "--device", wanted.device, "--json",
+                python, "-P", "-m", "visionpipe", "bench", f"{model}:compile=off", "--device", wanted.device, "--json",
                 "--seconds", str(wanted.seconds), "--rounds", str(wanted.rounds), "--concurrency", wanted.concurrency,
             ]  # fmt: skip
             done = subprocess.run(
