@@ -31,7 +31,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     _memory(every[0][0], found["batch"], "batch", ("idle", "worker"), f"images in a micro-batch ({model})")
     _memory(every[0][1], found["queue"], "queued", ("worker", "client", "redis"), "jobs waiting in the queue")
     _memory(every[0][2], found["run"], "images", ("worker", "client", "redis"), "images of a folder run")
-    _costs(every[1][0], found["drain"], "queued", "jobs that wait for one worker", "a job takes, ms of a core")
+    # The client only waits there.
+    _costs(every[1][0], found["drain"], "queued", "jobs to work off", "a job takes, ms of a core", ("worker", "redis"))
     _costs(every[1][1], found["queue"], "queued", "jobs waiting in the queue", "one interactive job takes, ms")
     _costs(every[1][2], found["run"], "images", "images of a folder run", "an image takes, ms of a core")
     figure.suptitle(_said(found), fontsize=10)
@@ -48,11 +49,13 @@ def _memory(axes: Axes, rows: Rows, length: str, names: Sequence[str], label: st
     _dress(axes, rows, length, label)
 
 
-def _costs(axes: Axes, rows: Rows, length: str, label: str, what: str) -> None:
+def _costs(
+    axes: Axes, rows: Rows, length: str, label: str, what: str, names: Sequence[str] = ("worker", "client", "redis")
+) -> None:
     lengths = [row[length] for row in rows]
     if "p50_ms" in rows[0]:
         axes.plot(lengths, [row["p50_ms"] for row in rows], "o--", color=COLOURS["p50"], label=NAMES["p50"])
-    for name in ("worker", "client", "redis"):
+    for name in names:
         axes.plot(
             lengths, [row[f"{name}_us"] / 1000 for row in rows], "o-", color=COLOURS[name],
             label=f"{NAMES[name]}, of a core" if "p50_ms" in rows[0] else NAMES[name],
