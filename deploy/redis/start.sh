@@ -14,4 +14,10 @@ sed -e "s/@PASSWORD_SHA256@/$(hash "$REDIS_PASSWORD")/" \
     "$users" > "$acl"
 unset REDIS_PASSWORD REDIS_OPERATOR_PASSWORD
 server=$(command -v valkey-server || command -v redis-server)
+# The official images start any command but their own as root.
+run_as=${REDIS_RUN_AS:-valkey}
+if [ "$(id -u)" = 0 ] && id "$run_as" >/dev/null 2>&1 && command -v setpriv >/dev/null; then
+  chown -R "$run_as" . "$acl"
+  exec setpriv --reuid="$run_as" --regid="$(id -g "$run_as")" --clear-groups -- "$server" "$conf" --aclfile "$acl" "$@"
+fi
 exec "$server" "$conf" --aclfile "$acl" "$@"

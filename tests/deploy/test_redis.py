@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import redis
 from tests.helpers.deployed import DEPLOY, deployed_redis
 from visionpipe.child import WorkerSpec
 from visionpipe.client import Client
+from visionpipe.redis_server import find_server
 from visionpipe.settings import Settings
 from visionpipe.supervisor import Supervisor
 
@@ -69,6 +74,24 @@ def test_nobody_gets_in_without_the_right_password(address: str, user: str):
 def test_the_server_keeps_jobs_and_never_evicts_them(operator: redis.Redis):
     assert operator.config_get("append*")["appendonly"] == "yes"
     assert operator.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, and setpriv to leave it")
+def test_started_by_root_the_server_runs_as_somebody_else(becomes: Callable[..., bool]):
+    folder = Path(tempfile.mkdtemp(prefix="vpu"))
+    folder.chmod(0o755)
+    try:
+        # What the script's user may not read, it could not start.
+        server = shutil.copy(find_server(), folder / "server")
+        with deployed_redis(folder, becomes, "pw", "op", server=Path(server), env={"REDIS_RUN_AS": "nobody"}) as port:
+            with redis.Redis.from_url(f"redis://operator:op@127.0.0.1:{port}") as connection:
+                connection.set("vp:x", 1)
+                pid = connection.info("server")["process_id"]
+            owner = re.search(r"^Uid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            assert owner is not None
+            assert owner[1] == str(pwd.getpwnam("nobody").pw_uid)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_script_refuses_to_start_without_a_password():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def deployed_redis(
     server: Path | None = None,
     options: tuple[str, ...] = (),
     url: str = "redis://operator:{operator}@127.0.0.1:{port}",
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Start it while the context lasts; gives its port.
 
@@ -44,6 +45,7 @@ def deployed_redis(
         server: The program; unset takes the one that the product would.
         options: For the server, with ``{port}`` for its port; unset listens plainly.
         url: Where the operator asks whether it serves.
+        env: More variables for the script.
     """
     (folder / "bin").mkdir()
     (folder / "bin" / "redis-server").symlink_to(server or find_server())
@@ -51,7 +53,7 @@ def deployed_redis(
     listening = [word.format(port=port) for word in options or ("--port", "{port}")]
     command = ["sh", str(DEPLOY / "redis" / "start.sh"), str(DEPLOY / "redis" / "redis.conf")]
     command += [str(DEPLOY / "redis" / "users.acl"), "--bind", "127.0.0.1", *listening]
-    env = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder)}
+    env = {**(env or {}), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder)}
     env |= {"REDIS_PASSWORD": password, "REDIS_OPERATOR_PASSWORD": operator}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
