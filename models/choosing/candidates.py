@@ -33,10 +33,10 @@ class Candidate:
     """Parameters."""
     latency_ms: float | None = None
     """Measured here; ``None`` where it was not."""
-    as_served: bool = False
-    """Whether ``visionpipe bench`` measured it: of the network that a worker answers with."""
     fault: str | None = None
     """Why it cannot be used at the resolution asked for."""
+    as_served: bool = False
+    """Whether ``visionpipe bench`` measured it: of the network that a worker answers with."""
 
     @property
     def name(self) -> str:
