@@ -97,10 +97,11 @@ class Decoder:
             self._inside += 1
             self._waiting.append((data, size_wh[0] * size_wh[1], future))
         try:
-            # Whoever's turn it is decodes what has gathered behind the one before.
             while not future.done():
                 with self._turn:
-                    self._decode_waiting()
+                    # Whoever's turn it is decodes what has gathered behind the one before; often that was done for it.
+                    if not future.done():
+                        self._decode_waiting()
             levels = future.result()
         finally:
             with self._lock:
@@ -114,7 +115,6 @@ class Decoder:
             torch.AcceleratorError: The device is of no more use.
         """
         try:
-            # Without it each operation would keep what a gradient needs.
             with torch.inference_mode(), self._cuda.beside():
                 pixels = self._decode_files(files, self._cuda.device)
                 return [self._preprocess.levels_there(pixels_CHW) for pixels_CHW in pixels]
@@ -135,12 +135,12 @@ class Decoder:
                 pixels += taken[-1][1]
         if not taken:
             return
+        found: list[Tensor | None] = [None] * len(taken)
         try:
             found = self.levels([data for data, _, _ in taken])
-        except BaseException as error:
-            for _, _, future in taken:
-                future.set_exception(error)
-            raise
+        except Exception:
+            # The pictures are not to blame: the device thread will end the process, and others get the jobs.
+            logger.critical("the device decodes no more", exc_info=True)
         for (_, _, future), levels in zip(taken, found, strict=True):
             future.set_result(levels)
 

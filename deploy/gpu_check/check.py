@@ -194,7 +194,7 @@ def row(report: Mapping[str, Any]) -> list[str]:
     return [
         subject["model"].partition("@")[0],
         subject["precision"],
-        subject["code"],
+        subject["code"].partition(":")[0],
         str(subject["max_batch"]),
         _figure(ceiling.get("forward_per_s")),
         _figure(ceiling.get("decode_per_s")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -58,3 +60,18 @@ def test_a_result_is_read_only_once_it_has_arrived(layout: torch.memory_format) 
     assert (pending._values == POISON).all()
     assert torch.equal(pending.values(), values)
     assert cuda.log == [("fetch", (1, 2, 3, 4)), "wait"]
+
+
+def test_the_calls_that_only_a_gpu_can_run_exist_with_these_arguments() -> None:
+    graph = inspect.signature(torch.cuda.graph).parameters
+    assert {"pool", "stream", "capture_error_mode"} <= set(graph)
+    for name in (
+        "Stream", "Event", "CUDAGraph", "graph_pool_handle", "current_stream", "stream", "device", "set_device",
+        "synchronize", "mem_get_info", "memory_allocated", "memory_reserved", "max_memory_allocated",
+        "reset_peak_memory_stats", "set_per_process_memory_fraction", "get_per_process_memory_fraction",
+        "get_sync_debug_mode", "set_sync_debug_mode", "get_device_name", "get_device_capability",
+    ):  # fmt: skip
+        assert callable(getattr(torch.cuda, name)), name
+    assert {"wait_stream", "synchronize"} <= set(dir(torch.cuda.Stream))
+    assert {"record", "synchronize"} <= set(dir(torch.cuda.Event))
+    assert {"replay"} <= set(dir(torch.cuda.CUDAGraph))

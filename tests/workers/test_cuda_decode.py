@@ -155,12 +155,15 @@ def test_large_pictures_are_not_all_decoded_together(noting: Noting, monkeypatch
     assert noting.groups == [1, 2, 1]
 
 
-def test_a_broken_device_ends_every_thread_that_waits_for_it(noting: Noting) -> None:
+def test_no_picture_is_blamed_for_a_broken_device(caplog: pytest.LogCaptureFixture) -> None:
     def broken(files: Sequence[bytes], device: torch.device) -> list[Tensor]:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
+    decoder = Decoder(FakeCuda(), Preprocess(PHOTO), most=8, decode_files=broken)
+    assert decoder(FILES[0]) is None
+    assert "the device decodes no more" in caplog.text
     with pytest.raises(torch.AcceleratorError):
-        Decoder(FakeCuda(), Preprocess(PHOTO), most=8, decode_files=broken)(FILES[0])
+        decoder.levels(FILES)
 
 
 @contextmanager

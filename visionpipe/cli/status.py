@@ -149,7 +149,7 @@ def _workers(seen: Snapshot) -> Any:
                 "model": f"{record.model}@{record.digest}" if digests[record.model] > 1 else record.model,
                 "worker": record.worker,
                 "state": f"[{colour}]{'silent' if late else record.state}[/]",
-                "on": f"{record.device} {record.precision}{' compiled' if record.code == 'compiled' else ''}",
+                "on": " ".join((record.device, record.precision, *_faster(record.code))),
                 "lanes": " ".join(record.lanes) if some_lanes else "",
                 "images/s": "" if record.rate is None else f"{record.rate:.1f}",
                 "held": str(record.held_items),
@@ -162,6 +162,11 @@ def _workers(seen: Snapshot) -> Any:
     for row in rows:
         made.add_row(*(row[str(column.header)] for column in made.columns))
     return made
+
+
+def _faster(code: str) -> list[str]:
+    """The word for what answers in place of the eager network, if anything does."""
+    return [word for word in ("compiled", "graphs") if code.startswith(word)]
 
 
 def _queues(queues: list[QueueStatus]) -> Any:

@@ -142,7 +142,7 @@ def _wait_compiled(workers: Callable[[], list[WorkerRecord]], tell: Tell, conten
         live = workers()
         if not live:
             raise WorkerStartError(f"The worker of {contender.label} ended while it compiled its network.")
-        if live[0].code.startswith(("compiled", "eager:")):
+        if live[0].code.startswith(("compiled", "eager:", "graphs")):
             return
         if live[0].code == "compiling" and not told:
             tell("Compiling the network, once for this machine; compile=off measures it as it is")
