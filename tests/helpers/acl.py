@@ -31,6 +31,9 @@ ADMINISTRATION = {
 }  # fmt: skip
 """What the product never asks for, and tests do."""
 
+MAY_BE_DENIED = {"info", "config|get"}
+"""What `visionpipe doctor` asks, and does without where it gets no answer."""
+
 _denied: list[str] = []
 
 
@@ -104,7 +107,8 @@ def _ping(path: Path) -> bool:
 def _note_denied(server: RedisServer) -> None:
     try:
         with redis.Redis.from_url(url_as("operator", server.socket_path), decode_responses=True) as operator:
-            _denied.extend(f"{entry['reason']} {entry['object']}" for entry in operator.acl_log())
+            denied = [entry for entry in operator.acl_log(1000) if entry["object"] not in MAY_BE_DENIED]
+            _denied.extend(f"{entry['reason']} {entry['object']} {entry['client-info']}" for entry in denied)
     except redis.RedisError:
         return
 

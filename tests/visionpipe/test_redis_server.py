@@ -23,7 +23,7 @@ def fake_server(folder: Path, said: str) -> Path:
 def test_each_test_gets_an_empty_redis(redis_url: str):
     with redis.Redis.from_url(redis_url) as connection:
         assert connection.dbsize() == 0
-        connection.set("left", "behind")
+        connection.set("vp:left", "behind")
 
 
 def test_what_one_test_leaves_behind_the_next_does_not_see(redis_url: str):
@@ -38,7 +38,7 @@ def test_the_settings_of_tests_point_at_that_redis(settings: Settings, redis_url
 
 def test_a_killed_server_keeps_its_data_and_starts_again(redis_server: RedisServer):
     with redis.Redis.from_url(redis_server.url) as connection:
-        connection.rpush("list", "a", "b")
+        connection.rpush("vp:list", "a", "b")
         assert redis_server.process is not None
         os.kill(redis_server.process.pid, signal.SIGKILL)
         redis_server.process.wait(5)
@@ -46,7 +46,7 @@ def test_a_killed_server_keeps_its_data_and_starts_again(redis_server: RedisServ
         assert not ping(redis_server.socket_path)
         redis_server.start()
         assert redis_server.wait_ready(10)
-        assert connection.lrange("list", 0, -1) == [b"a", b"b"]
+        assert connection.lrange("vp:list", 0, -1) == [b"a", b"b"]
 
 
 def test_a_stopped_server_is_gone(redis_server: RedisServer):
