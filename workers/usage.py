@@ -19,7 +19,7 @@ NS = 1e9
 
 
 class UsageMeter:
-    """Adds up the time on a core of each kind of thread; call ``read`` from one thread only.
+    """Adds up the time on a core of each kind of thread; safe in threads.
 
     Args:
         device: Of the worker.
@@ -34,20 +34,15 @@ class UsageMeter:
         self._cores = usable_cores()
         self._seen: dict[int, tuple[str, int]] = {}
         self._ended: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def read(self) -> Usage | None:
         """Give what was used since the process began; ``None`` where the system does not tell."""
-        try:
-            now = _times_ns()
-        except (OSError, ValueError, IndexError):
-            return None
-        kinds = {thread.native_id: kind_of(thread.name) for thread in threading.enumerate()}
-        self._bury(now)
-        # What Python has never known are torch's teams, which compute; what it knew may be ending at this moment.
-        self._seen = {tid: (kinds.get(tid) or self._known(tid), spent) for tid, spent in now.items()}
-        total = self._ended.copy()
-        for kind, spent in self._seen.values():
-            total[kind] += spent
+        with self._lock:
+            try:
+                total = self._total()
+            except (OSError, ValueError, IndexError):
+                return None
         return Usage(
             host=platform.node(),
             device=self._device,
@@ -59,6 +54,17 @@ class UsageMeter:
             other_s=total["other"] / NS,
             device_s=self._device_s(),
         )
+
+    def _total(self) -> Counter[str]:
+        now = _times_ns()
+        kinds = {thread.native_id: kind_of(thread.name) for thread in threading.enumerate()}
+        self._bury(now)
+        # What Python has never known are torch's teams, which compute; what it knew may be ending at this moment.
+        self._seen = {tid: (kinds.get(tid) or self._known(tid), spent) for tid, spent in now.items()}
+        total = self._ended.copy()
+        for kind, spent in self._seen.values():
+            total[kind] += spent
+        return total
 
     def _known(self, tid: int) -> str:
         return self._seen.get(tid, ("forward", 0))[0]
