@@ -32,12 +32,13 @@ class Fetcher:
         self._media = MediaRoots(media_roots)
         self._urls: UrlFetcher | None = None
 
-    def fetch(self, ref: ImageRef, folders: Folders | None = None) -> bytes:
+    def fetch(self, ref: ImageRef, folders: Folders | None = None, stored: bytes | None = None) -> bytes:
         """Read the encoded image.
 
         Args:
             ref: Where it lies.
             folders: Those of media roots that are open already.
+            stored: What lies in the store, where that is known already.
 
         Raises:
             ImageError: One of its kinds says why it cannot be had.
@@ -47,18 +48,18 @@ class Fetcher:
             case InlineImage():
                 return ref.data
             case BlobImage():
-                return self._stored(ref)
+                return self._stored(ref, stored)
             case MediaImage():
                 return self._media.read(ref, max_bytes=self._settings.max_image_bytes, folders=folders)
             case _:
                 return self._url_fetcher().fetch(ref.url)
 
-    def _stored(self, ref: BlobImage) -> bytes:
+    def _stored(self, ref: BlobImage, data: bytes | None) -> bytes:
         limit = self._settings.max_image_bytes
         if ref.size_bytes > limit:
             raise ImageTooLargeError(f"image has {ref.size_bytes} bytes; the limit is {limit}", limit=limit)
         try:
-            data = self._store.get(ref.key)
+            data = self._store.get(ref.key) if data is None else data
         except ValueError as error:
             raise ImageNotFoundError(str(error)) from error
         except OSError as error:

@@ -108,7 +108,9 @@ class Batcher:
         if num_items:
             with self._lock:
                 self._coming[lane] += num_items
-                self._wake.notify()
+                # The device waits for what comes, and needs to know when nothing does any more.
+                if not self._coming[lane]:
+                    self._wake.notify()
 
     def wait_until_hungry(self) -> None:
         """Wait until little bulk work is ready: more readers than are needed keep each other back."""

@@ -11,25 +11,19 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from visionpipe.errors import (
-    InvalidRequestError,
-    QueueUnavailableError,
-    ServiceError,
-    UnsupportedTaskError,
-    VisionPipeError,
-)
+from visionpipe.errors import QueueUnavailableError, ServiceError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.media import Folders
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import JobState
+from visionpipe.schemas.jobs import JobState, Lane
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
 from visionpipe.store import Store
-from visionpipe.tasks import parse_request
 from workers.artifacts import Artifacts
 from workers.batching import Batcher
+from workers.claims import request_of
 from workers.committer import Committer, hand_back
 from workers.device import default_decode_threads, finish_threads, is_fatal
 from workers.hooks import Hooks
@@ -41,6 +35,7 @@ from workers.persist import persist
 from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime, Written
 from workers.suspects import Suspects
+from workers.threads import ending_the_worker
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
@@ -102,18 +97,21 @@ class Engine:
         self._way = RightOfWay()
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
 
-    def accept(self, job_id: str) -> None:
-        """Claim the job a ticket names, if it still waits, and set its images on their way."""
+    def accept(self, job_id: str, *, at_once: bool = False) -> None:
+        """Claim the job a ticket names, if it still waits, and set its images on their way.
+
+        Args:
+            job_id: The job.
+            at_once: Whether a single interactive picture that came with the claim may be prepared in this thread, which
+                saves it the way to another.
+        """
         call = calls.claim(job_id, self._worker, uuid.uuid4().hex, self._parts.hosted.info, self._settings)
         try:
             claim = persist(lambda: run(self._redis, call), give_up_s=CLAIM_TRY_S)
             if claim is None:
                 return
             try:
-                request = parse_request(claim.request)
-                self._check(request)
-                if claim.finished.issuperset(range(request.num_items)):
-                    raise InvalidRequestError("Expected as many images in the request as the job has items, got fewer.")
+                request = request_of(claim, self._parts.hosted.card.name, self._parts.runtimes)
             except VisionPipeError as error:
                 failed = calls.commit(job_id, claim.token, [], final=JobState.FAILED, error=describe(error))
                 persist(lambda: run(self._redis, failed), give_up_s=CLAIM_TRY_S)
@@ -121,7 +119,7 @@ class Engine:
         except ServiceError as error:
             logger.warning("ticket of %s dropped, the sweep will see to the job: %s", job_id, error)
             return
-        self._begin(claim, request)
+        self._begin(claim, request, at_once=at_once)
 
     def held(self) -> list[HeldJob]:
         """The jobs this worker holds."""
@@ -157,13 +155,7 @@ class Engine:
         while self.held() and time.monotonic() < deadline and not (hurry and hurry.is_set()):
             time.sleep(0.02)
 
-    def _check(self, request: Request) -> None:
-        if request.task not in self._parts.runtimes:
-            able = ", ".join(self._parts.runtimes)
-            name = self._parts.hosted.card.name
-            raise UnsupportedTaskError(f"Expected a task that {name!r} can do ({able}), got {request.task!r}.")
-
-    def _begin(self, claim: Claim, request: Request) -> None:
+    def _begin(self, claim: Claim, request: Request, *, at_once: bool) -> None:
         refs: list[ImageRef | None] = list(request.images) or [None]
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
         # A worker that hoards long work keeps it from one that has nothing to do.
@@ -188,7 +180,11 @@ class Engine:
         if quick:
             self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
-        self._readers.put(claim.lane, works)
+        if at_once and quick and claim.lane is Lane.INTERACTIVE and len(works) == 1 and job.has_pixels:
+            with ending_the_worker("claim"):
+                self._read_into_batch(works)
+        else:
+            self._readers.put(claim.lane, works)
 
     def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
         """Fetch, decode and preprocess; an exception is the image's outcome."""

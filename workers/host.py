@@ -43,7 +43,7 @@ from workers.keeper import Keeper
 from workers.metrics import Metrics, serve_http
 from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
-from workers.threads import vital
+from workers.threads import use_cores, vital
 from workers.tickets import TicketConnection
 from workers.usage import UsageMeter
 from workers.version import version
@@ -204,10 +204,15 @@ class Host:
         app.conf.task_queues = [Queue(name, exchange=None, routing_key=name) for name in names]
         app.conf.task_default_queue = names[0]
 
+        settled = threading.local()
+
         @app.task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
         def accept(job: Any) -> None:
+            if not hasattr(settled, "cores"):
+                settled.cores = 1
+                use_cores(settled.cores)
             if isinstance(job, str) and re.fullmatch(ID_PATTERN, job):
-                self._engine.accept(job)
+                self._engine.accept(job, at_once=True)
             else:
                 logger.warning("a ticket without a proper job id was dropped: %.80r", job)
 

@@ -62,8 +62,11 @@ class Reader:
             decoder: Tried first; see ``Runtime.decoder``.
         """
         started = time.monotonic()
+        stored = work.job.take_pixels(ref)
         data = persist(
-            lambda: self._fetcher.fetch(ref, folders), give_up_s=self._settings.lease_s, stop=lambda: work.job.dropped
+            lambda: self._fetcher.fetch(ref, folders, stored),
+            give_up_s=self._settings.lease_s,
+            stop=lambda: work.job.dropped,
         )
         fetched = time.monotonic()
         found = None if decoder is None else decoder(data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,8 +16,24 @@ FATAL_EXIT = 70
 """Exit status of a worker whose device hung or whose thread died; its supervisor starts another."""
 
 
+@contextmanager
+def ending_the_worker(name: str) -> Iterator[None]:
+    """End the process when what is done inside fails: without it the worker would hold jobs for ever.
+
+    Args:
+        name: Of what is done.
+    """
+    try:
+        yield
+    except BaseException:
+        logger.critical(
+            "the %s thread died; the worker ends so that its supervisor starts another", name, exc_info=True
+        )
+        os._exit(FATAL_EXIT)
+
+
 def vital(name: str, target: Callable[[], None]) -> threading.Thread:
-    """Make a daemon thread whose failure ends the process, since a worker that lives on without it holds jobs for ever.
+    """Make a daemon thread whose failure ends the process.
 
     Args:
         name: Of the thread.
@@ -24,13 +41,8 @@ def vital(name: str, target: Callable[[], None]) -> threading.Thread:
     """
 
     def run() -> None:
-        try:
+        with ending_the_worker(name):
             target()
-        except BaseException:
-            logger.critical(
-                "the %s thread died; the worker ends so that its supervisor starts another", name, exc_info=True
-            )
-            os._exit(FATAL_EXIT)
 
     return threading.Thread(target=run, name=name, daemon=True)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from models.images import Decoded
 from visionpipe.queue import Claim
-from visionpipe.schemas.images import ArtifactRef, ImageRef
+from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef, InlineImage
 from visionpipe.schemas.jobs import ItemTimings, JobState, Lane, Progress
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result, StopReason
@@ -52,6 +52,22 @@ class HeldJob:
     committed_at: float = field(default_factory=time.monotonic)
     touched_at: float = float("-inf")
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._pixels = self.claim.pixels
+        self.claim = self.claim._replace(pixels=b"")
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether no picture has to be fetched: all came with the claim."""
+        return bool(self._pixels) or all(isinstance(ref, InlineImage) for ref in self.request.images)
+
+    def take_pixels(self, ref: ImageRef) -> bytes | None:
+        """Give the blob that came with the claim, once, if that is what a reference names."""
+        if not self._pixels or not isinstance(ref, BlobImage) or ref.key != f"blob:{self.claim.job}:0":
+            return None
+        pixels, self._pixels = self._pixels, b""
+        return pixels
 
     @property
     def lane(self) -> Lane:

@@ -190,9 +190,9 @@ def test_a_blob_is_read_again_after_redis_was_away(make_rig: Any, redis_server: 
     held_up = threading.Event()
     fetch = rig.engine._parts.fetcher.fetch
 
-    def slow_fetch(ref: Any, folders: Any = None) -> bytes:
+    def slow_fetch(*asked: Any) -> bytes:
         held_up.wait(10)
-        data: bytes = fetch(ref, folders)
+        data: bytes = fetch(*asked)
         return data
 
     rig.engine._parts.fetcher.fetch = slow_fetch

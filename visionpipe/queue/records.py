@@ -47,6 +47,8 @@ class Claim(NamedTuple):
     """Until the deadline; none without one."""
     finished: frozenset[int]
     """Items that have an outcome from an earlier attempt."""
+    pixels: bytes = b""
+    """The job's only blob, where it is of ordinary size."""
 
 
 class RawEnvelope(NamedTuple):

@@ -273,3 +273,12 @@ def test_a_refused_submission_does_not_list_pixels_for_deletion(queue):
     with pytest.raises(Exception, match="live worker"):
         queue.submit(1, payloads={}, external_store=True, wait_for_worker=False)
     assert queue.do(calls.gc()) == []
+
+
+@pytest.mark.parametrize(
+    ("pixels", "together"), [([b"png"], b"png"), ([b"png", b"png"], b""), ([bytes(2**20 + 1)], b""), ([], b"")]
+)
+def test_one_blob_of_ordinary_size_comes_with_the_claim(queue, pixels, together):
+    payloads = {f"blob:one:{index}": data for index, data in enumerate(pixels)}
+    job = queue.submit(max(1, len(pixels)), job="one", payloads=payloads)
+    assert queue.claim(job).pixels == together

@@ -1,6 +1,6 @@
 -- ARGV: job, worker, token, lease_ms, model info (JSON). A repeated claim with the same token is the same claim.
 -- The longest honest one, of 4,096 long URLs with long names, takes half of it.
-local MOST_REQUEST = 2 ^ 25
+local MOST_REQUEST, MOST_PIXELS = 2 ^ 25, 2 ^ 20
 local job, worker, token = ARGV[1], ARGV[2], ARGV[3]
 local key, now = 'vp:job:' .. job, now_ms()
 despite_full_memory()
@@ -25,7 +25,13 @@ if record.state == 'queued' then
 elseif not (record.state == 'running' and record.token == token) then
   return {record.state or 'unknown'}
 end
-local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane')
+local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane', 'blobs', 'external')
 local left = full.deadline_at and tonumber(full.deadline_at) - now or ''
-return {'claimed', full.request, full.lane, tonumber(full.attempts),
-        math.max(0, now - tonumber(full.submitted_at)), tostring(left), redis.call('HKEYS', 'vp:items:' .. job)}
+-- One picture of ordinary size travels with the claim, which saves its own round trip.
+local blob, pixels = 'vp:blob:' .. job .. ':0', ''
+if full.blobs == '1' and full.external ~= '1' and redis.call('TYPE', blob).ok == 'string' and
+    redis.call('STRLEN', blob) <= MOST_PIXELS then
+  pixels = redis.call('GET', blob)
+end
+return {'claimed', full.request, full.lane, tonumber(full.attempts), math.max(0, now - tonumber(full.submitted_at)),
+        tostring(left), redis.call('HKEYS', 'vp:items:' .. job), pixels}
