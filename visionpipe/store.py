@@ -68,12 +68,15 @@ def check_key(key: str) -> tuple[str, list[str]]:
 @contextmanager
 def _reachable() -> Iterator[None]:
     from redis.exceptions import ConnectionError as LostError
+    from redis.exceptions import OutOfMemoryError
     from redis.exceptions import TimeoutError as SlowError
 
     try:
         yield
     except (LostError, SlowError) as error:
         raise QueueUnavailableError(f"Redis cannot be reached for an image: {error}") from error
+    except OutOfMemoryError as error:
+        raise QueueUnavailableError("Redis has reached its memory limit and takes no more images for now.") from error
 
 
 class RedisStore:

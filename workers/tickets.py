@@ -17,7 +17,6 @@ from kombu.connection import Connection
 from kombu.transport import redis as transport
 from pydantic_core import from_json
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
 
 from visionpipe.queue import ticket_template
 from visionpipe.schemas.base import ID_PATTERN
@@ -77,25 +76,11 @@ class _TicketClient(Redis):
             return None
 
 
-class _QoS(transport.QoS):
-    """Forgets messages in flight that cannot be put back, which kombu would try for ever."""
-
-    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        try:
-            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
-        except (*_UNREADABLE, ResponseError) as error:
-            logger.warning("a message in flight was dropped: %.80r: %.80s", tag, error)
-            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
-
-    def restore_visible(self, *args: Any, **options: Any) -> None:
-        try:
-            super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
-        except RedisError as error:
-            logger.warning("messages in flight were not looked through: %s", error)
-
-
 class _Channel(transport.Channel):
-    QoS = _QoS
+    """Reads and writes nothing: a Redis without memory would refuse it, which ends the worker that could empty it."""
+
+    def _queue_bind(self, *_: Any) -> None:
+        """Leave kombu's table of bindings alone; tickets lie in their list already."""
 
     def _get_client(self) -> Any:
         super()._get_client()  # type: ignore[no-untyped-call]

@@ -58,7 +58,8 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
         task_acks_late=False,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        worker_disable_prefetch=True,
+        # Claiming is quick, so no ticket waits long behind another. Celery's way to take none ahead stops reading when
+        # all claim threads are busy, and nobody tells its loop when they are free again: tickets then wait for seconds.
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
@@ -73,12 +74,8 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
             "health_check_interval": 5,
             "priority_steps": [0],
             "body_encoding": "utf-8",
-            # A ticket in the hands of a worker that died comes back, to be dropped; meanwhile it only takes room.
-            "visibility_timeout": 300,
-            "unacked_key": "vp:unacked",
-            "unacked_index_key": "vp:unacked_index",
-            "unacked_mutex_key": "vp:unacked_mutex",
-            "unacked_mutex_expire": 5,
+            # kombu's notes of tickets in flight: a full Redis refuses them, and the sweep writes lost tickets again.
+            "ack_emulation": False,
             **({} if redis_url.startswith("unix:") else {"socket_keepalive": True}),
             **transport_options,
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +26,8 @@ from visionpipe.runs.spec import RunSpec
 from visionpipe.runs.summaries import SUMMARY_FILES
 
 LEDGER_NAME = "ledger.sqlite3"
+READ_ROWS = 100
+"""Rows that are read at a time."""
 MAX_TRIES = 4
 """Submissions of one input whose errors are retryable."""
 
@@ -45,8 +48,10 @@ class Ledger:
         self.path = out / LEDGER_NAME
         self.resumed = self.path.exists()
         self._sitting = 0
+        self._lock = threading.RLock()
         with _readable(self.path):
-            # The event loop and the scanning thread take turns, never both at once.
+            # The event loop and a thread that scans or writes take turns, except that a run may be interrupted and its
+            # ledger closed while the thread is still at it.
             self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             with _readable(self.path):
@@ -74,11 +79,12 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with _readable(self.path):
+        with self._lock, _readable(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -88,8 +94,14 @@ class Ledger:
             self._db.execute("COMMIT")
 
     def _read(self, query: str, *values: Any) -> Iterator[Any]:
-        with _readable(self.path):
-            yield from self._db.execute(query, values)
+        with self._lock, _readable(self.path):
+            cursor = self._db.execute(query, values)
+        while True:
+            with self._lock, _readable(self.path):
+                rows = cursor.fetchmany(READ_ROWS)
+            if not rows:
+                return
+            yield from rows
 
     def facts(self) -> dict[str, str]:
         """What the run is: its identity, id, pinned model."""

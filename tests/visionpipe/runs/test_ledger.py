@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -252,3 +254,25 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_ledger_closed_under_a_thread_that_reads_and_writes_ends_that_thread_with_an_error(tmp_path):
+    told = []
+
+    def work(ledger):
+        try:
+            while True:
+                assert len(list(ledger.rows())) >= 500
+                ledger.add(Found(b"%04d.jpg" % index, 1, 1) for index in range(500))
+        except LedgerError as error:
+            told.append(error.code)
+
+    for index in range(20):
+        (tmp_path / str(index)).mkdir()
+        with Ledger(tmp_path / str(index), RunSpec(tmp_path, "classification", "m")) as ledger:
+            ledger.add(Found(b"%04d.png" % index, 1, 1) for index in range(500))
+            thread = threading.Thread(target=work, args=(ledger,))
+            thread.start()
+            time.sleep(0.002 * index)
+        thread.join()
+    assert told == ["ledger_failed"] * 20
