@@ -10,7 +10,7 @@ import time
 import pytest
 import redis as redis_py
 
-from tests.faults.forge import wait_for
+from tests.faults.forge import CALM, wait_for
 from tests.faults.probe_model import picture
 from tests.faults.proxy import proxy
 from visionpipe.client import Client
@@ -178,6 +178,37 @@ def test_a_redis_without_memory_refuses_new_work_and_lets_the_old_end(stage):
         assert later.result(timeout=60).top.label == "5"
     jobs = {running.id: [1, 2, 3], waiting.id: [4], later.id: [5]}
     stage.account("redis out of memory", jobs, faults=0, recovered_s=time.monotonic() - freed)
+
+
+def test_what_waits_in_a_redis_without_memory_is_done_and_keeps_its_artifacts_for_later(stage):
+    worker = stage.worker(model="lenet-digits", **CALM)
+    told = {"model": "lenet-digits", "lane": "bulk", "wait_for_worker": True}
+    with Client(stage.redis_url, settings=stage.settings) as client:
+        worker.signal(signal.SIGSTOP)
+        plain = [client.submit("classification", picture(grey), **told) for grey in range(5)]
+        large = client.submit("embedding", picture(5), options={"as_artifact": True}, **told)
+        stage.redis.config_set("maxmemory", 1)
+        worker.signal(signal.SIGCONT)
+        try:
+            assert all(job.result(timeout=60) for job in plain)
+            wait_for("an artifact that is refused", lambda: "memory limit" in worker.log())
+            assert not large.state().ended
+        finally:
+            stage.redis.config_set("maxmemory", 0)
+        assert large.result(timeout=60).numpy().size
+        assert {job.record().attempts for job in [*plain, large]} == {0}
+    assert worker.alive
+
+
+def test_a_worker_that_starts_while_redis_has_no_memory_empties_the_queue(stage):
+    jobs = {stage.submit(number, number + 1): [number, number + 1] for number in range(1, 20, 2)}
+    stage.redis.config_set("maxmemory", 1)
+    try:
+        stage.worker(**CALM)
+        assert {stage.ended(job).record.state for job in jobs} == {JobState.DONE}
+    finally:
+        stage.redis.config_set("maxmemory", 0)
+    stage.account("worker started, redis out of memory", jobs, faults=0)
 
 
 def test_every_connection_cut_again_and_again_loses_nothing(stage):
