@@ -89,6 +89,8 @@ def weather(service: Service, book: Book, crowd: Crowd, seconds: float) -> None:
 
 def tend(service: Service, book: Book) -> None:
     service.tend()
+    book.wrong += service.wrong
+    service.wrong.clear()
     book.check_ended()
     time.sleep(0.1)
 

@@ -26,6 +26,8 @@ WORKERS_EACH = 2
 RESULT_TTL_S = 40.0
 WORKER_ENV = {"VISIONPIPE_HANG_S": "2", "VISIONPIPE_DRAIN_S": "2", "VISIONPIPE_DECODE_THREADS": "1"}
 MOST_RSS_GROWTH_MB = 200.0
+NATURAL_DEATHS = ("Unrecoverable error", "thread died", "Fatal Python error")
+"""What a worker's log says of an end that nobody brought about."""
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Service:
     chance: random.Random
     struck: Counter[str] = field(default_factory=Counter)
     grown_mb: float = 0.0
+    wrong: list[str] = field(default_factory=list)
     posts: list[Post] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,12 +95,21 @@ class Service:
             if post.worker.alive:
                 self._weigh(post)
                 continue
+            self._inquire(post)
             if self.chance.random() < 0.7:
                 try:
                     run(self.redis, calls.expire_worker(post.worker.worker, self.settings))
                 except ServiceError:
                     continue
             post.worker, post.ready_mb, post.wake_at = self._start(post.model), 0.0, None
+
+    def _inquire(self, post: Post) -> None:
+        """Tell of a worker that ended by itself, other than by what we have done to it."""
+        lines = post.worker.log().splitlines()
+        for index, line in enumerate(lines):
+            if any(sign in line for sign in NATURAL_DEATHS):
+                self.wrong.append("\n".join([f"{post.worker.worker} ended by itself:", *lines[index : index + 60]]))
+                return
 
     def _weigh(self, post: Post) -> None:
         try:
