@@ -41,6 +41,7 @@ BLOCK_S = 5.0
 """How long one read of the reply stream blocks; well below the connection's timeout."""
 CLOSE_S = 1.0
 """How long closing may wait for Redis."""
+_ENDED = {state.encode() for state in JobState if state.ended}
 CONNECTIONS = 16
 """Calls under way at once; a thousand waiters must not open a thousand connections."""
 
@@ -228,8 +229,9 @@ class RedisTransport:
             delay = 0.05
             for entry, fields in _entries(answer):
                 last = entry
-                if JobState(fields[b"state"].decode()).ended:
-                    self.bells.ended(fields[b"job"].decode())
+                # Whatever else somebody wrote there must not deafen the listener.
+                if fields.get(b"state") in _ENDED and b"job" in fields:
+                    self.bells.ended(fields[b"job"].decode(errors="replace"))
 
     async def _keep_alive(self) -> None:
         while True:

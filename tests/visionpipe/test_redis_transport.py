@@ -125,6 +125,20 @@ async def test_closing_leaves_no_task_and_no_connection(settings, redis_url):
         assert len(asyncio.all_tasks()) == tasks
 
 
+async def test_nonsense_among_the_replies_deafens_nobody(settings, fake_worker, monkeypatch):
+    monkeypatch.setattr(jobs, "RECHECK_S", 60)
+    async with AsyncClient(settings=settings) as client:
+        fake_worker.hold()
+        job = await _submit(client)
+        with connect(str(settings.redis_url)) as redis:
+            for fields in ({"job": "a"}, {"state": "flying", "job": "b"}, {"state": "done"}, {b"\xff": b"\xfe"}):
+                redis.xadd(keys.reply(client._transport.client), fields)
+            redis.xadd(keys.reply(client._transport.client), {"state": "done", "job": b"\xff\xfe"})
+        await asyncio.sleep(0.3)
+        fake_worker.release()
+        assert (await job.wait(20)).state is JobState.DONE
+
+
 async def test_a_reply_that_came_before_the_wait_is_remembered(settings, fake_worker):
     async with AsyncClient(settings=settings) as client:
         job = await _submit(client)
