@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults soak fuzz audit bench check format lock clean gpu-wheels gpu-check
+.PHONY: help setup demo test faults soak fuzz audit bench bench-parity check format lock clean gpu-wheels gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,9 @@ gpu-wheels: $(READY) ## gather what gpu-check needs on a machine without network
 
 gpu-check: ## test and measure on a GPU, with this system's torch and what gpu-wheels gathered (ARGS=... adds options)
 	@$(PYTHON) deploy/gpu_check/check.py $(ARGS)
+
+bench-parity: $(READY) ## hold what bf16, folding, compiling and scaled decoding answer against exact fp32
+	@$(BIN)/python -P -m tests.bench.parity $(ARGS)
 
 check: $(READY) ## lint, formatting, types, import rules
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -131,10 +132,10 @@ def _private_cache(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _half_made(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=parent, prefix=HALF_MADE_PREFIX, ignore_cleanup_errors=True) as name:
-        # Held for as long as this process lives, so that nobody sweeps it away.
-        with _locked(Path(name)):
-            yield Path(name)
+    made = tempfile.TemporaryDirectory(dir=parent, prefix=HALF_MADE_PREFIX, ignore_cleanup_errors=True)
+    # Locked for as long as this process lives, so that nobody sweeps it away.
+    with made as name, _locked(Path(name)):
+        yield Path(name)
 
 
 @contextmanager
@@ -190,6 +191,8 @@ def load_compiled(path: Path) -> Callable[[Tensor], Any]:
         CompileFailed: The file is damaged, was made for another kind of machine, or may have been put there by another
             user.
     """
+    # It warns of a CUDA that nobody asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch._inductor import aoti_load_package
 
     if (danger := why_not_private(path)) is not None:

@@ -28,7 +28,7 @@ from workers.fitting import fitted
 from workers.hosted import Answering, HostedModel
 from workers.runtime import Answer, Runtime
 from workers.segmentation_input import Inputs, Prepared
-from workers.segmentation_maps import Maps, check_probabilities, finished
+from workers.segmentation_maps import MAX_PLAIN_CLASSES, Maps, best, check_probabilities, finished
 from workers.work import Work
 
 STEP_S = 0.25
@@ -66,19 +66,21 @@ class SegmentationRuntime(Runtime):
         work.prepared = prepared
         work.is_long = len(prepared.grid.tiles) > 1
         channels = prepared.values.shape[0]
-        work.key = (channels, *prepared.grid.tile_hw)
+        prepared.is_plain = self._is_plain(work, prepared)
+        work.key = (channels, *prepared.grid.tile_hw, prepared.is_plain)
         work.num_pixels = prepared.values.size if work.is_long else channels * int(np.prod(prepared.grid.tile_hw))
 
     def forward(self, batch: Sequence[Work]) -> Tensor | Pending:
-        """Give probabilities, float32 (N, K, H, W), padding included, on the CPU or on their way there."""
-        return self.hosted.copies.fetch(self._compute(torch.cat([work.prepared.cut([Tile(0, 0)]) for work in batch])))
+        """Give probabilities, float32 (N, K, H, W), or what ``best`` makes of them, on the CPU or on their way there.
+
+        Padding is included.
+        """
+        outputs = self._compute(torch.cat([work.prepared.cut([Tile(0, 0)]) for work in batch]))
+        return self.hosted.copies.fetch(best(outputs) if batch[0].prepared.is_plain else outputs)
 
     def results(self, outputs: Tensor, batch: Sequence[Work]) -> list[Answer]:
         """Leave maps, objects and encoding to the finishing threads."""
-        return [
-            partial(self._whole, work, probabilities_KHW)
-            for work, probabilities_KHW in zip(batch, outputs.numpy(), strict=True)
-        ]
+        return [partial(self._whole, work, output_XHW) for work, output_XHW in zip(batch, outputs.numpy(), strict=True)]
 
     def steps(self, work: Work) -> Generator[Progress, None, Answer]:
         """Segment a large picture a few tiles at a time; a stopped one lacks the rows at the bottom."""
@@ -204,10 +206,21 @@ class SegmentationRuntime(Runtime):
         background = self.hosted.card.segmentation.background
         return Maps(work.prepared.size_hw, work.size_wh, num_classes, background=background, options=_options(work))
 
-    def _whole(self, work: Work, probabilities_KHW: Probabilities) -> SegmentationResult:
+    def _is_plain(self, work: Work, prepared: Prepared) -> bool:
+        """Whether each pixel's best class is all that is needed, at the network's scale."""
+        options, size_hw = _options(work), prepared.size_hw
+        wanted = options.probabilities or options.score_threshold > 0
+        return not wanted and size_hw[::-1] == work.size_wh and 0 < self._num_classes <= MAX_PLAIN_CLASSES
+
+    def _whole(self, work: Work, output_XHW: NDArray[Any]) -> SegmentationResult:
         height, width = work.prepared.size_hw
-        maps = self._maps(work, len(probabilities_KHW))
-        maps.add(Band(0, probabilities_KHW[:, :height, :width]))
+        output_XHW = output_XHW[:, :height, :width]
+        if work.prepared.is_plain:
+            maps = self._maps(work, self._num_classes)
+            maps.take(*output_XHW)
+        else:
+            maps = self._maps(work, len(output_XHW))
+            maps.add(Band(0, output_XHW))
         return self._finished(work, maps, work.prepared.wanted)
 
     def _finished(

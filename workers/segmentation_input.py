@@ -29,7 +29,7 @@ MULTIPLE_PX_OF_SMP = 32
 """What segmentation-models-pytorch asks of an input's sides, unless the card says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """One picture, ready to be cut."""
 
@@ -39,6 +39,8 @@ class Prepared:
     """Its tiles."""
     wanted: frozenset[int] | None
     """The classes to report; ``None`` for all."""
+    is_plain: bool = False
+    """Whether each pixel's best class and its probability are all that is needed of the answer."""
 
     @property
     def size_hw(self) -> tuple[int, int]:

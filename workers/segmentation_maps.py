@@ -1,6 +1,6 @@
 """From probabilities to a segmentation's maps and objects, in pixels of the original image.
 
-Shape suffixes: K classes, H height, W width.
+Shape suffixes: N images, K classes, H height, W width.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models import instances
 from models.cards import Card
@@ -25,8 +27,25 @@ from workers.work import Work
 
 MAX_PROBABILITIES_BYTES = 2**28
 """Largest array of probabilities that is kept."""
+NOT_FINITE = "the network gave logits that are not finite"
 MAX_NUMBERED = 2**16 - 1
 """Objects that a picture of 16 bits can number."""
+
+MAX_PLAIN_CLASSES = 255
+"""With so many classes the best one's probability never rounds to 0 of 255."""
+
+
+def best(probabilities_NKHW: Tensor) -> Tensor:
+    """Give each pixel's best class, and its probability in 255ths: uint8 (N, 2, H, W).
+
+    The latter is 0 where the probabilities are no numbers, and nowhere else.
+
+    Args:
+        probabilities_NKHW: Of at most ``MAX_PLAIN_CLASSES`` classes.
+    """
+    scores_NHW, classes_NHW = probabilities_NKHW.max(dim=1)
+    levels_NHW = scores_NHW.mul_(255).round_().nan_to_num_(0)
+    return torch.stack([classes_NHW.to(torch.uint8), levels_NHW.to(torch.uint8)], dim=1)
 
 
 class Maps:
@@ -64,6 +83,16 @@ class Maps:
         self._threshold = options.score_threshold
         self._resampler = Resampler(from_hw, (height, width))
 
+    def take(self, classes_HW: NDArray[np.uint8], scores_HW: NDArray[np.uint8]) -> None:
+        """Take all rows at once, as ``best`` gives them.
+
+        Raises:
+            ArithmeticError: Some come of numbers that are none.
+        """
+        if not scores_HW.all():
+            raise ArithmeticError(NOT_FINITE)
+        self.classes_HW, self.scores_HW = np.ascontiguousarray(classes_HW), np.ascontiguousarray(scores_HW)
+
     def add(self, band: Band) -> None:
         """Take the next rows.
 
@@ -71,7 +100,7 @@ class Maps:
             ArithmeticError: They hold numbers that are none.
         """
         if not bool(np.isfinite(band.values).all()):
-            raise ArithmeticError("the network gave logits that are not finite")
+            raise ArithmeticError(NOT_FINITE)
         ready = self._resampler.add(band)
         if ready is None:
             return

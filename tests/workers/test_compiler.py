@@ -236,3 +236,45 @@ def test_a_folder_that_cannot_be_written_leaves_the_worker_eager(models: Path, t
     beside = Beside(models, tmp_path)
     beside.compiler.start()
     assert beside.settle(10) == "eager: it could not be compiled"
+
+
+@needs_compiler
+def test_a_shape_that_no_card_names_is_compiled_for_once_it_has_earned_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler_module, "LOOK_S", 0.05)
+    monkeypatch.setattr(compiler_module, "EARNED_S", 1e-6)
+    beside = Beside(write(tmp_path / "models", resize="32"), tmp_path)
+    x_NCHW = beside.hosted.to_input(torch.rand(3, 3, 40, 32))
+    before = beside.hosted.answering(x_NCHW)
+    beside.compiler.start()
+    assert beside.settle() == "compiled"
+    assert beside.hosted.answering.shapes == {(3, 40, 32)}
+    torch.testing.assert_close(beside.hosted.answering(x_NCHW), before, atol=1e-4, rtol=1e-4)
+    # Other shapes, and another dtype, stay eager.
+    assert beside.hosted.answering(beside.hosted.to_input(torch.rand(1, 3, 32, 40))).shape == (1, 5)
+    beside.compiler.close()
+
+
+def test_two_workers_never_make_the_same_package_at_once(tmp_path: Path, models: Path) -> None:
+    path = tmp_path / "x.pt2"
+    first, second = Beside(models, tmp_path).compiler, Beside(models, tmp_path).compiler
+    entered = threading.Event()
+    told: list[bool] = []
+
+    def wait() -> None:
+        entered.set()
+        with second._alone(path) as is_there:
+            told.append(is_there)
+
+    with first._alone(path) as is_there:
+        assert not is_there
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        entered.wait()
+        time.sleep(0.1)
+        assert told == []
+        path.touch()
+    waiting.join(10)
+    assert told == [True]
+    assert list(tmp_path.iterdir()) == [path]

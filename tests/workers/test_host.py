@@ -202,7 +202,10 @@ def test_a_bulk_worker_takes_bulk_alone_and_a_second_signal_hands_back_at_once(s
         (["no-such-model"], "unknown_model: No model is called 'no-such-model'"),
         (["gone"], "weights.safetensors"),
         (["slow@000000000000"], "not as slow@000000000000"),
-        (["slow", "--device", "cuda:77"], "invalid_settings: Expected a device of this machine (auto, cpu, cuda:N), got 'cuda:77'"),
+        (
+            ["slow", "--device", "cuda:77"],
+            "invalid_settings: Expected a device of this machine (auto, cpu, cuda:N), got 'cuda:77'",
+        ),
         (["slow", "--lanes", "fast"], "Expected lanes out of interactive, bulk"),
         (["slow", "--media-root", "x"], "NAME=FOLDER"),
     ],
@@ -233,3 +236,36 @@ def test_lanes_are_read_in_order_and_once() -> None:
 
 def test_media_roots_are_read(tmp_path: Path) -> None:
     assert parse_media_roots([f"a={tmp_path}"]) == {"a": tmp_path}
+
+
+COMPILABLE = """
+import torch
+
+def Compilable():
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(1, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3)
+    return torch.nn.Sequential(*layers)
+"""
+
+
+def test_the_first_image_never_waits_for_the_compiler_and_a_drain_leaves_nothing_half_made(
+    start: Callable[..., Process], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "quick").mkdir()
+    card = CARD.format(name="quick", weights="").replace("net:Slow", "net:Compilable")
+    (folder / "quick" / "card.toml").write_text(card.replace("[preprocess]", "[preprocess]\nresize = [8, 8]"))
+    (folder / "quick" / "net.py").write_text(COMPILABLE)
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nsleep 60\n")
+    compiler.chmod(0o755)
+    for name, value in (("CXX", str(compiler)), ("VISIONPIPE_COMPILE", "now"), ("VISIONPIPE_DATA_DIR", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    worker = start("quick", "--device", "cpu", "--max-batch", "4")
+    worker.wait_ready()
+    began = time.monotonic()
+    (item,) = worker.ended(worker.submit(5, target="quick"))
+    assert time.monotonic() - began < 1
+    assert item["result"]["task"] == "classification"
+    until(lambda: run(worker.redis, calls.workers())[0].code == "compiling")
+    assert worker.stop() == 0
+    until(lambda: not list((tmp_path / "compiled").glob(".compiling-*")), 30)

@@ -17,6 +17,7 @@ from models.catalog import Catalog
 from models.images import Decoded
 from models.loading import load
 from models.preprocess import Preprocess
+from models.tiling import Band
 from visionpipe.errors import ImageTooLargeError, InvalidRequestError, ModelLoadError
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.schemas.jobs import Progress
@@ -505,3 +506,25 @@ def test_artifacts_are_pictures_and_arrays_that_any_tool_reads(runtime: Segmenta
     assert kinds == {"label_map": "image/png", "instance_map": "image/png", "probabilities": "application/x-npy"}
     assert Image.open(io.BytesIO(work.kept[result.label_map.key])).size == SIZE_WH
     assert np.load(io.BytesIO(work.kept[result.probabilities.key])).shape == (3, SIZE_WH[1], SIZE_WH[0])
+
+
+def test_the_best_class_of_each_pixel_is_what_the_probabilities_say() -> None:
+    logits_NKHW = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0))
+    probabilities_NKHW = logits_NKHW.softmax(dim=1)
+    packed_N2HW = segmentation_maps.best(probabilities_NKHW.clone()).numpy()
+    for packed_2HW, probabilities_KHW in zip(packed_N2HW, probabilities_NKHW.numpy(), strict=True):
+        whole, taken = (
+            segmentation_maps.Maps((6, 7), (7, 6), 4, background=0, options=SegmentationOptions()) for _ in range(2)
+        )
+        whole.add(Band(0, probabilities_KHW))
+        taken.take(*packed_2HW)
+        assert np.array_equal(whole.classes_HW, taken.classes_HW)
+        assert np.array_equal(whole.scores_HW, taken.scores_HW)
+
+
+def test_the_best_class_of_what_is_no_number_is_an_error() -> None:
+    probabilities_NKHW = torch.full((1, 3, 2, 2), 1 / 3)
+    probabilities_NKHW[0, :, 1, 1] = torch.nan
+    maps = segmentation_maps.Maps((2, 2), (2, 2), 3, background=0, options=SegmentationOptions())
+    with pytest.raises(ArithmeticError, match="not finite"):
+        maps.take(*segmentation_maps.best(probabilities_NKHW)[0].numpy())

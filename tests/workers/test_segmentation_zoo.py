@@ -136,7 +136,7 @@ def test_a_users_checkpoint_answers_as_in_its_own_package(
     hosted = HostedModel(Catalog(tmp_path).find("mine"), device="cpu")
     runtime = SegmentationRuntime(hosted)
     runtime.warm_up(1)
-    work = prepared(runtime, photograph((90, 61)))
+    work = prepared(runtime, photograph((90, 61)), probabilities=True)
     assert work.prepared.grid.tile_hw == (64, 96)
     found: Any = runtime.forward([work])
     logits = own(runtime._inputs.normalised(work.prepared.cut([Tile(0, 0)])))
