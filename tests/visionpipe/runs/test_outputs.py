@@ -78,7 +78,7 @@ def test_every_line_has_the_same_fields(tmp_path):
     fault = Outcome(0, '{"error":{"code":"poison","message":"it kills"}}', "poison", "it kills")
     write(tmp_path, {b"a.png": Outcome(0, answered("cat")), b"b.png": fault, b"c.txt": "hidden"})
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    fields = ["path", "path_base64", "state", "reason", "result", "artifacts", "overlay", "error", "timings", "model"]
+    fields = ["path", "path_base64", "state", "reason", "artifacts", "overlay", "error", "model", "result", "timings"]
     assert all(list(line) == fields for line in lines)
     assert [line["state"] for line in lines] == ["done", "failed", "skipped"]
     assert lines[1]["error"] == {"code": "poison", "message": "it kills"}
