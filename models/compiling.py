@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,7 +233,10 @@ def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    exported = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings():
+        # Of anchors, which YOLO's head keeps for the next batch of the same size.
+        warnings.filterwarnings("ignore", message="The tensor attribute")
+        exported = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
     # As many threads as the caller has set; otherwise those of this process, which compiles with one, are written down.
     how = {"freezing": True, "cpp.dynamic_threads": True}
     aoti_compile_and_package(exported, package_path=str(path), inductor_configs=how)

@@ -172,10 +172,11 @@ class Compiler:
         while True:
             for part in parts:
                 answering = part.answering
-                full = sum(name == answering.part for name, _ in tried) + len(answering.shapes) >= MAX_SHAPES
-                for shape, spent_s in sorted(answering.spent_s.copy().items(), key=lambda item: -item[1]):
-                    if spent_s >= EARNED_S and not full and (answering.part, shape) not in tried:
-                        return part, shape
+                had = answering.shapes | {shape for name, shape in tried if name == answering.part}
+                spent_s = answering.spent_s.copy()
+                shape = max(spent_s.keys() - had, key=spent_s.__getitem__, default=None)
+                if shape is not None and spent_s[shape] >= EARNED_S and len(had) < MAX_SHAPES:
+                    return part, shape
             if self._closing.wait(LOOK_S):
                 return None
 
