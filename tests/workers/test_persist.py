@@ -57,8 +57,11 @@ def test_many_calls_share_a_round_trip_and_load_their_script_when_redis_forgot_i
 
 def test_one_refused_call_does_not_take_the_others_with_it(redis_url: str) -> None:
     redis = connect(redis_url)
-    redis.set("vp:job:broken", b"no hash")
-    wanted = [calls.commit(job, "t", []) for job in ("a", "broken", "b")]
+    numbers = dict.fromkeys(("finished", "attempts", "submitted_at", "blobs", "ttl_ms"), 0)
+    held = {"state": "running", "token": "t", "model": "m", "lane": "bulk", "total": 2, **numbers}
+    redis.hset("vp:job:broken", mapping=held)  # type: ignore[arg-type]
+    redis.set("vp:items:broken", b"no hash")
+    wanted = [calls.commit(job, "t", [(0, True, b"{}")]) for job in ("a", "broken", "b")]
     run_all(redis, wanted[:1])
     assert run_all(redis, wanted) == [False, None, False]
 
