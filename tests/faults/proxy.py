@@ -93,7 +93,9 @@ class Proxy:
 @contextlib.contextmanager
 def proxy(redis_url: str) -> Iterator[Proxy]:
     """Open a proxy before the server of a ``unix://`` URL."""
-    opened = Proxy(redis_url.removeprefix("unix://"))
+    user, at, path = redis_url.removeprefix("unix://").rpartition("@")
+    opened = Proxy(path)
+    opened.url = opened.url.replace("//", f"//{user}{at}")
     try:
         yield opened
     finally:

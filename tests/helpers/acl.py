@@ -27,7 +27,7 @@ PASSWORDS = {"visionpipe": "tests-worker", "operator": "tests-operator"}
 TESTS = str(Path(__file__).parents[1])
 ADMINISTRATION = {
     "FLUSHALL", "FLUSHDB", "DBSIZE", "CONFIG", "INFO", "CLIENT", "DEBUG", "KEYS", "SCAN", "SCRIPT", "MEMORY",
-    "SHUTDOWN", "SAVE", "BGSAVE", "BGREWRITEAOF", "MONITOR", "ACL", "SLOWLOG", "LATENCY", "COMMAND",
+    "SHUTDOWN", "SAVE", "BGSAVE", "BGREWRITEAOF", "MONITOR", "ACL", "EVAL", "SLOWLOG", "LATENCY", "COMMAND",
 }  # fmt: skip
 """What the product never asks for, and tests do."""
 
