@@ -83,22 +83,23 @@ class Detect(Ideal):
         return self._detector.prepare(np.array(image if image.mode == "RGB" else image.convert("RGB")))
 
     def compute(self, batch: Sequence[Prepared]) -> Sequence[Any]:
-        """Boxes xyxy in pixels of the picture, scores and classes; one suppression for all pictures."""
+        """Boxes xyxy in pixels of the picture, scores and classes.
+
+        Suppressed picture by picture: torchvision takes many boxes class by class, which is slower for all at once.
+        """
         pixels_NCHW = torch.stack([prepared.pixels for prepared in batch])
         inputs_NCHW = pixels_NCHW.to(self.answering.dtype, memory_format=torch.channels_last).div_(255)
         decoded_NXA = self.answering(inputs_NCHW).float()
         scores_NA, classes_NA = decoded_NXA[:, 4:].max(dim=1)
-        images, anchors = torch.where(scores_NA >= SCORE_THRESHOLD)
-        boxes = box_convert(decoded_NXA[images, :4, anchors], "cxcywh", "xyxy")
-        scores, classes = scores_NA[images, anchors], classes_NA[images, anchors]
         iou = self._detector.iou_threshold
         assert iou is not None
-        keep = batched_nms(boxes, scores, images * decoded_NXA.shape[1] + classes, iou)
-        rows: list[list[Any]] = [[] for _ in batch]
-        for index in range(len(batch)):
-            mine = keep[images[keep] == index][:MAX_DETECTIONS]
-            placed = batch[index].to_picture(boxes[mine])
-            rows[index] = [placed.tolist(), scores[mine].tolist(), classes[mine].tolist()]
+        rows = []
+        for index, prepared in enumerate(batch):
+            anchors = torch.where(scores_NA[index] >= SCORE_THRESHOLD)[0]
+            boxes = box_convert(decoded_NXA[index, :4, anchors].T, "cxcywh", "xyxy")
+            scores, classes = scores_NA[index, anchors], classes_NA[index, anchors]
+            keep = batched_nms(boxes, scores, classes, iou)[:MAX_DETECTIONS]
+            rows.append([prepared.to_picture(boxes[keep]).tolist(), scores[keep].tolist(), classes[keep].tolist()])
         return rows
 
     def finish(self, left: Any, index: int, out: Path) -> dict[str, Any]:
