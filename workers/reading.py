@@ -69,7 +69,8 @@ class Reader:
             stop=lambda: work.job.dropped,
         )
         fetched = time.monotonic()
-        found = None if decoder is None else decoder(data)
+        is_allowed = len(data) <= self._settings.max_image_bytes
+        found = decoder(data) if decoder is not None and is_allowed else None
         if found is not None:
             work.prepared, work.size_wh = found
         else:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.cards import Preprocessing
 from models.catalog import Catalog
+from models.errors import ImageTooLarge
 from models.images import decode
 from models.parity import synthetic
 from models.preprocess import Preprocess
@@ -224,3 +225,6 @@ def test_a_reader_takes_what_the_device_made_or_decodes_by_itself(noting: Noting
         Reader(fetcher, Settings()).fill(work, ref, decoder=decoder)
         assert (work.prepared is not None, work.image is None, work.size_wh) == (is_there, is_there, size_wh)
         assert set(work.times_ms) == {"fetch_ms", "decode_ms"}
+    fetcher = SimpleNamespace(fetch=lambda ref, folders: FILES[0])
+    with pytest.raises(ImageTooLarge):
+        Reader(fetcher, Settings(max_image_bytes=len(FILES[0]) - 1)).fill(work, ref, decoder=decoder)
