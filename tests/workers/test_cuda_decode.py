@@ -219,12 +219,13 @@ def test_a_reader_takes_what_the_device_made_or_decodes_by_itself(noting: Noting
     Image.new("L", (70, 50), 9).save(grey, "JPEG")
     decoder = make(noting)
     for data, is_there, size_wh in ((FILES[0], True, (640, 480)), (grey.getvalue(), False, (70, 50))):
-        fetcher: Any = SimpleNamespace(fetch=lambda ref, folders, data=data: data)
-        work: Any = SimpleNamespace(job=SimpleNamespace(dropped=False), times_ms={}, image=None, prepared=None)
+        fetcher: Any = SimpleNamespace(fetch=lambda *_, data=data: data)
+        job = SimpleNamespace(dropped=False, take_pixels=lambda _: None)
+        work: Any = SimpleNamespace(job=job, times_ms={}, image=None, prepared=None)
         ref: Any = None
         Reader(fetcher, Settings()).fill(work, ref, decoder=decoder)
         assert (work.prepared is not None, work.image is None, work.size_wh) == (is_there, is_there, size_wh)
         assert set(work.times_ms) == {"fetch_ms", "decode_ms"}
-    fetcher = SimpleNamespace(fetch=lambda ref, folders: FILES[0])
+    fetcher = SimpleNamespace(fetch=lambda *_: FILES[0])
     with pytest.raises(ImageTooLarge):
         Reader(fetcher, Settings(max_image_bytes=len(FILES[0]) - 1)).fill(work, ref, decoder=decoder)
