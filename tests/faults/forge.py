@@ -35,17 +35,30 @@ class Worker:
 
     def __init__(self, worker: str, pid: int, log: Path) -> None:
         self.worker, self.pid, self._log = worker, pid, log
+        # The kernel buries workers at once, and their numbers are soon somebody else's.
+        self._handle: int | None = None
+        with contextlib.suppress(ProcessLookupError):
+            self._handle = os.pidfd_open(pid)
+
+    def __del__(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
 
     @property
     def alive(self) -> bool:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 0)
-            return True
-        return False
+        return self._reaches(0)
 
     def signal(self, signum: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signum)
+        self._reaches(signum)
+
+    def _reaches(self, signum: int) -> bool:
+        if self._handle is None:
+            return False
+        try:
+            signal.pidfd_send_signal(self._handle, signum)
+        except ProcessLookupError:
+            return False
+        return True
 
     def kill(self) -> None:
         """``kill -9``, also of a stopped process."""

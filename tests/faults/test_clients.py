@@ -101,7 +101,7 @@ async def test_a_thousand_timeouts_leave_no_connection_subscription_or_object(st
 
         async def give_up() -> None:
             with pytest.raises(ResultTimeoutError):
-                await client.job(job.id).wait(timeout=0.3)
+                await client.job(job.id).wait(timeout=0.1)
 
         await asyncio.gather(*(give_up() for _ in range(100)))
         before = census(stage) + SLACK

@@ -30,11 +30,11 @@ def noise() -> bytes:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_jobs", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_redis_memory_is_flat_over_many_jobs_of_200_kb(stage, num_jobs):
-    stage.worker(VISIONPIPE_DECODE_THREADS="2", **CALM)
+    worker = stage.worker(VISIONPIPE_DECODE_THREADS="2", **CALM)
     pixels = noise()
     assert 200_000 <= len(pixels) <= 210_000
     settled = stage.settings.model_copy(update={"result_ttl_s": RESULT_TTL_S})
-    done, used_mb, peak_mb, started = 0, [], 0.0, time.monotonic()
+    done, used_mb, rss_mb, peak_mb, started = 0, [], [], 0.0, time.monotonic()
 
     def used() -> float:
         return stage.redis.info("memory")["used_memory"] / 2**20
@@ -58,11 +58,13 @@ def test_redis_memory_is_flat_over_many_jobs_of_200_kb(stage, num_jobs):
             record = stage.redis.memory_usage(keys.job(job)) + stage.redis.memory_usage(keys.items(job))
             wait_for("expiry of the records", lambda: not list(stage.redis.scan_iter("vp:job:*", count=10_000)))
             used_mb.append(used())
+            rss_mb.append(worker.rss_mb())
     print(
         f"\n{num_jobs} jobs of {len(pixels)} bytes in {time.monotonic() - started:.0f} s: Redis used "
         f"{used_mb[0]:.1f} MiB after 10 %, {used_mb[1]:.1f} MiB after 100 %, {peak_mb:.1f} MiB at most; "
-        f"an ended job keeps {record} bytes until it expires"
+        f"an ended job keeps {record} bytes until it expires; the worker grew by {rss_mb[1] - rss_mb[0]:.1f} MiB"
     )
+    assert rss_mb[1] - rss_mb[0] < 32
     assert used_mb[1] - used_mb[0] < MAX_GROWTH_MB
     assert peak_mb - used_mb[0] < 3 * WINDOW * len(pixels) / 2**20
     assert not list(stage.redis.scan_iter("vp:blob:*"))
