@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.helpers.fake_cuda import FakeCuda
+from visionpipe.schemas.jobs import Lane
 from workers import pipeline
 from workers import runtime as runtime_module
 from workers.cuda_copies import Copies
+from workers.hosted import HostedModel
 from workers.pipeline import Pipeline
 
 CPU = SimpleNamespace(device=SimpleNamespace(torch_device=torch.device("cpu")))
@@ -144,3 +146,21 @@ def test_time_is_counted_once_though_batches_overlap(monkeypatch: pytest.MonkeyP
         rig.run(number)
     rig.pipeline.finish()
     assert rig.pipeline.busy_s == times[-1] - times[0]
+
+
+def test_whole_jobs_get_their_own_answers_through_batches_in_flight(
+    rig: Any, hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = [[level, 255 - level, level // 2] for level in range(0, 250, 25)]
+    expected = [rig.answers(rig.submit(some)) for some in levels]
+    assert "internal_error" in expected[0]
+    assert len({tuple(some) for some in expected}) > 1
+    cuda = FakeCuda()
+    monkeypatch.setattr(hosted, "copies", Copies(cuda))
+    jobs = [rig.submit(some, lane=lane) for some in levels for lane in (Lane.BULK, Lane.INTERACTIVE)]
+    assert [rig.answers(job) for job in jobs] == [some for some in expected for _ in range(2)]
+    kinds = [entry if isinstance(entry, str) else entry[0] for entry in cuda.log]
+    assert kinds.count("fetch") == kinds.count("wait") > 0
+    # Levels travel as the bytes they are; a batch with a picture of 255 in it fails once it is there, and is halved.
+    sent = [entry for entry in cuda.log if entry[0] == "send" and entry[2] == torch.uint8]
+    assert len(sent) > kinds.count("fetch")
