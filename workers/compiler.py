@@ -205,18 +205,18 @@ class Compiler:
     @contextmanager
     def _alone(self, path: Path) -> Iterator[bool]:
         """Wait while another worker makes the same package; says whether it is there then."""
-        if path.exists():
-            yield True
-            return
         lock = path.with_name(f".{path.stem}.lock")
-        with lock.open("w") as handle:
-            while not _try_lock(handle.fileno()):
-                if self._closing.wait(LOOK_S):
-                    raise CompileFailed("The worker ends.")
-            try:
-                yield path.exists()
-            finally:
-                lock.unlink(missing_ok=True)
+        while not path.exists():
+            with lock.open("w") as handle:
+                if _try_lock(handle.fileno()):
+                    try:
+                        yield path.exists()
+                    finally:
+                        lock.unlink(missing_ok=True)
+                    return
+            if self._closing.wait(LOOK_S):
+                raise CompileFailed("The worker ends.")
+        yield True
 
     def _compile(self, part: Part, path: Path, shape: Shape) -> None:
         entry, started = self._hosted.entry, time.monotonic()
@@ -291,6 +291,7 @@ class Compiler:
 
 
 def _try_lock(handle: int) -> bool:
+    """Lock an open file, unless another has it locked or has deleted it since."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

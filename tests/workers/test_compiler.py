@@ -81,7 +81,7 @@ class Beside:
     def why_eager(self) -> str | None:
         return why_eager(self.hosted, {"classification": self.runtime}, Settings())
 
-    def settle(self, timeout_s: float = 120) -> str:
+    def settle(self, timeout_s: float = 400) -> str:
         until = time.monotonic() + timeout_s
         while not self.told or self.told[-1] == "compiling" or self.told[-1].endswith("yet"):
             assert time.monotonic() < until, self.told
