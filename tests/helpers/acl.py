@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.asyncio import Redis as AsyncRedis
 
 from visionpipe import redis_server
 from visionpipe.redis_server import RedisServer
@@ -61,6 +62,8 @@ def servers_under_acl() -> Iterator[None]:
     """
     original = RedisServer.__init__, RedisServer.url, RedisServer.stop, redis_server.ping, redis.Redis.execute_command
 
+    original_async = AsyncRedis.execute_command
+
     @functools.wraps(original[0])
     def begin(self: RedisServer, binary: Path, socket_path: Path, folder: Path, *, options: Any = ()) -> None:
         options = (*options, "--aclfile", acl_file(folder).name)
@@ -72,27 +75,30 @@ def servers_under_acl() -> Iterator[None]:
         original[2](self, *args, **options)
 
     def execute(self: redis.Redis, *args: Any, **options: Any) -> Any:
-        kwargs = self.connection_pool.connection_kwargs
-        if (
-            str(args[0]).split()[0].upper() in ADMINISTRATION
-            and kwargs.get("username") == "visionpipe"
-            and _by_a_test()
-        ):
-            with redis.Redis.from_url(url_as("operator", Path(kwargs["path"]))) as operator:
-                return original[4](operator, *args, **options)
-        return original[4](self, *args, **options)
+        if (path := _administered(self, args)) is None:
+            return original[4](self, *args, **options)
+        with redis.Redis.from_url(url_as("operator", path)) as operator:
+            return original[4](operator, *args, **options)
+
+    async def aexecute(self: AsyncRedis, *args: Any, **options: Any) -> Any:
+        if (path := _administered(self, args)) is None:
+            return await original_async(self, *args, **options)
+        async with AsyncRedis.from_url(url_as("operator", path)) as operator:
+            return await original_async(operator, *args, **options)
 
     RedisServer.__init__ = begin  # type: ignore[method-assign, assignment]
     RedisServer.url = property(lambda self: url_as("visionpipe", self.socket_path))  # type: ignore[method-assign, assignment]
     RedisServer.stop = stop  # type: ignore[method-assign, assignment]
     redis_server.ping = _ping
     redis.Redis.execute_command = execute  # type: ignore[method-assign]
+    AsyncRedis.execute_command = aexecute  # type: ignore[method-assign]
     try:
         yield
     finally:
         RedisServer.__init__, RedisServer.url, RedisServer.stop, redis_server.ping, redis.Redis.execute_command = (
             original  # type: ignore[method-assign, assignment]
         )
+        AsyncRedis.execute_command = original_async  # type: ignore[method-assign]
     assert not _denied, f"the product was denied something: {sorted(set(_denied))[:10]}"
 
 
@@ -113,8 +119,17 @@ def _note_denied(server: RedisServer) -> None:
         return
 
 
+def _administered(client: Any, args: tuple[Any, ...]) -> Path | None:
+    """The server's socket where a test itself asks for something that the product may not do."""
+    kwargs = client.connection_pool.connection_kwargs
+    asked = str(args[0]).split()[0].upper()
+    if asked in ADMINISTRATION and kwargs.get("username") == "visionpipe" and _by_a_test():
+        return Path(kwargs["path"])
+    return None
+
+
 def _by_a_test() -> bool:
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     while frame.f_back is not None and "/redis/" in frame.f_code.co_filename:
         frame = frame.f_back
     return frame.f_code.co_filename.startswith(TESTS)

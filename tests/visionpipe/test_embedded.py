@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.helpers import acl
 from visionpipe.embedded import MAX_SOCKET_PATH, ServerFacts, data_folder, embedded_redis, socket_path
 from visionpipe.embedded_server import LINGER_S
 from visionpipe.errors import EmbeddedRedisError
@@ -39,7 +40,8 @@ def data_dir(tmp_path: Path, becomes: Becomes, exists: Exists) -> Iterator[Path]
     folder = tmp_path / "data"
     yield folder
     facts = ServerFacts.read(data_folder(folder))
-    if facts:
+    # A signal to process 0 would reach the tests themselves.
+    if facts and facts.keeper:
         with contextlib.suppress(ProcessLookupError):
             os.kill(facts.keeper, signal.SIGTERM)
         assert becomes(lambda: not exists(facts.keeper), within_s=10)
@@ -153,6 +155,7 @@ def test_the_next_user_recovers_from_a_killed_keeper(
     assert not exists(before.server)
 
 
+@pytest.mark.skipif(acl.WANTED, reason="the embedded server, on a private socket, has no users")
 def test_a_server_without_keeper_is_ended_before_another_has_its_data(data_dir: Path, tmp_path: Path):
     folder = data_folder(data_dir)
     folder.mkdir(parents=True)
