@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from workers.fitting import fitted
 from workers.hosted import Answering, HostedModel
 from workers.labels import label_of
 from workers.runtime import Outcome, Runtime, Written
+from workers.scaled_decode import answers_both_ways
 from workers.work import Work
 
 MAX_DELTA_P = 0.02
@@ -35,11 +36,15 @@ class ClassificationRuntime(Runtime):
         self._reference = Preprocess(hosted.card.preprocess)
         self._preprocess = hosted.hooks.preprocess or self._reference
         self._enough_px = self._reference.enough_px if hosted.hooks.preprocess is None else None
+        self._is_scaling_checked = False
         # What stands before a class's score, which a thousand images share.
         self._class_json = cache(self._make_class_json)
 
     def enough_px(self) -> int | None:
-        """Twice the side that the card resizes to; the owner's own code gets pictures in full."""
+        """Twice the side that the card resizes to, unless warm-up showed that answers change.
+
+        The owner's own code gets pictures in full.
+        """
         return self._enough_px
 
     def prepare(self, work: Work) -> None:
@@ -104,6 +109,18 @@ class ClassificationRuntime(Runtime):
         blank = self._prepared(Image.new("RGB", (width, height)))
         with torch.inference_mode():
             self._answer([blank] * num_images).cpu()
+        if self._enough_px is not None and not self._is_scaling_checked:
+            self._is_scaling_checked = True
+            self._enough_px = self._enough_px if self._scaling_holds(self._enough_px) else None
+
+    @torch.inference_mode()
+    def _scaling_holds(self, enough_px: int) -> bool:
+        """Whether pictures that are decoded at a part of their size are answered as whole ones are, in fp32."""
+        pictures = parity_images(self.hosted.entry)
+        answer = partial(self._probabilities, network=self.hosted.master)
+        device = self.hosted.device.torch_device
+        both = answers_both_ways(pictures, self._reference, enough_px, lambda x_NCHW: answer(x_NCHW.to(device)).cpu())
+        return all(agrees(exact, quick) for exact, quick in both)
 
     @property
     def answering(self) -> Answering:

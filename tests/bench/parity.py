@@ -105,6 +105,8 @@ def measure(model: str, packages: Path) -> tuple[list[list[object]], bool]:
     rows = [_row(model, policy, found.get(policy, (None, None))[1], served=policy == chosen) for policy in POLICIES]
     asked, figures = found[chosen]
     holds = figures.holds
+    # Which tells whether pictures may be decoded at a part of their size.
+    asked.runtime.warm_up(1)
     if asked.runtime.enough_px() is not None and (large := pictures.enlarged()) is not None:
         whole = _asked(exact, large).answers(large.task, large.files)
         figures = large.compare(whole, asked.answers(large.task, large.files, scaled=True))

@@ -119,3 +119,12 @@ def test_a_clear_winner_must_stay_the_winner() -> None:
 
 def test_parity_of_a_model_with_itself_holds(hosted: HostedModel) -> None:
     assert ClassificationRuntime(hosted).parity("fp32")
+
+
+@pytest.mark.parametrize(("model", "side_px"), [("lenet-digits", 64), ("vgg-digits", None)])
+def test_pictures_are_decoded_at_a_part_of_their_size_only_where_warm_up_shows_that_answers_stay(
+    model: str, side_px: int | None
+) -> None:
+    runtime = ClassificationRuntime(HostedModel(Catalog().find(model), device="cpu"))
+    runtime.warm_up(1)
+    assert runtime.enough_px() == side_px
