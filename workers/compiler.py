@@ -7,17 +7,14 @@ The packages stay for the next worker. Nothing that is served waits: a shape wit
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,6 +24,7 @@ from models.compiling import Packages, has_compiler, load_compiled, sweep
 from models.errors import CompileFailed
 from visionpipe.settings import Settings
 from visionpipe.tether import tethered
+from workers.alone import alone
 from workers.device import cpu_flags, is_fatal
 from workers.hosted import Answering, HostedModel
 from workers.runtime import Runtime
@@ -189,7 +187,7 @@ class Compiler:
         """Answer inputs of a shape with compiled code from now on, if it can be had."""
         path = part.packages.path(shape)
         try:
-            with self._alone(path) as is_there:
+            with alone(path, self._wait) as is_there:
                 if not is_there:
                     self._tell("compiling")
                     self._compile(part, path, shape)
@@ -198,25 +196,13 @@ class Compiler:
             # For example a user without a home, a read-only file system, or a full one.
             self._give_up(error)
 
+    def _wait(self) -> None:
+        if self._closing.wait(LOOK_S):
+            raise CompileFailed("The worker ends.")
+
     def _give_up(self, error: Exception) -> None:
         logger.warning("%s is served eagerly: %s", self._hosted.card.name, error)
         self._tell("eager: it could not be compiled")
-
-    @contextmanager
-    def _alone(self, path: Path) -> Iterator[bool]:
-        """Wait while another worker makes the same package; says whether it is there then."""
-        lock = path.with_name(f".{path.stem}.lock")
-        while not path.exists():
-            with lock.open("w") as handle:
-                if _try_lock(handle.fileno()):
-                    try:
-                        yield path.exists()
-                    finally:
-                        lock.unlink(missing_ok=True)
-                    return
-            if self._closing.wait(LOOK_S):
-                raise CompileFailed("The worker ends.")
-        yield True
 
     def _compile(self, part: Part, path: Path, shape: Shape) -> None:
         entry, started = self._hosted.entry, time.monotonic()
@@ -288,15 +274,6 @@ class Compiler:
             except TimeoutError:
                 if done.done() or self._closing.is_set():
                     raise CompileFailed("The worker ends.") from None
-
-
-def _try_lock(handle: int) -> bool:
-    """Lock an open file, unless another has it locked or has deleted it since."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return os.fstat(handle).st_nlink > 0
 
 
 def _named(shape: Shape) -> str:

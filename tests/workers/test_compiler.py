@@ -254,27 +254,3 @@ def test_a_shape_that_no_card_names_is_compiled_for_once_it_has_earned_it(
     # Other shapes, and another dtype, stay eager.
     assert beside.hosted.answering(beside.hosted.to_input(torch.rand(1, 3, 32, 40))).shape == (1, 5)
     beside.compiler.close()
-
-
-def test_two_workers_never_make_the_same_package_at_once(tmp_path: Path, models: Path) -> None:
-    path = tmp_path / "x.pt2"
-    first, second = Beside(models, tmp_path).compiler, Beside(models, tmp_path).compiler
-    entered = threading.Event()
-    told: list[bool] = []
-
-    def wait() -> None:
-        entered.set()
-        with second._alone(path) as is_there:
-            told.append(is_there)
-
-    with first._alone(path) as is_there:
-        assert not is_there
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        entered.wait()
-        time.sleep(0.1)
-        assert told == []
-        path.touch()
-    waiting.join(10)
-    assert told == [True]
-    assert list(tmp_path.iterdir()) == [path]
