@@ -18,6 +18,7 @@ from models.images import decode
 from models.networks import yolo
 from tests.helpers.coloured_squares import BLUE, RED, draw
 from visionpipe.errors import InvalidRequestError, ModelLoadError
+from visionpipe.queue import Claim
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import JobState, Lane, Progress
 from visionpipe.schemas.results import DetectionResult
@@ -74,7 +75,7 @@ def work_of(pictures: Sequence[bytes | Image.Image], **options: Any) -> list[Wor
     """One job's images, read."""
     blobs = [BlobImage(key=f"blob:{index}", size_bytes=1) for index in range(len(pictures))]
     request = build_request("detection", model="m", images=blobs, options=options)
-    claim: Any = SimpleNamespace(job="j", lane=Lane.INTERACTIVE, left_ms=None, attempts=0)
+    claim = Claim("j", "token", b"", Lane.INTERACTIVE, 0, 0.0, None, frozenset())
     job = HeldJob(claim, request, open_items=len(pictures))
     store: Any = SimpleNamespace()
     works = [Work(job, index, None, lambda _: pytest.fail("reads nothing"), store) for index in range(len(pictures))]
