@@ -162,6 +162,8 @@ class Batcher:
             self.step_started = time.monotonic()
             step()
             self.step_started = None
+            # The last batch of a quiet hour would otherwise stay in memory.
+            del step
         self._pipeline.finish()
 
     def _next_step(self) -> Callable[[], None] | None:
@@ -203,7 +205,8 @@ class Batcher:
     @property
     def _is_gathering(self) -> bool:
         """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
-        return 0 < self._ready.count(Lane.BULK) < self.max_batch and self._coming[Lane.BULK] > 0
+        has_more = self._ready.count(Lane.BULK) > 0 and self._coming[Lane.BULK] > 0
+        return has_more and not self._ready.has_full_batch(Lane.BULK, self.max_batch)
 
     @property
     def _is_bulk_next(self) -> bool:

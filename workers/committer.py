@@ -119,19 +119,23 @@ class Committer:
     def _run(self) -> None:
         closing = False
         while not closing:
-            left: list[tuple[Sequence[Work], int]] = []
-            told: dict[HeldJob, None] = {}
-            for entry in self._take():
-                if entry is None:
-                    closing = True
-                elif isinstance(entry, HeldJob):
-                    told[entry] = None
-                else:
-                    left += [(works, self._note(works, some)) for works, some in _by_job(entry)]
-            self._commit([job for job in self._pending if closing or job.suspect or job.is_due])
-            self._record(list(told))
-            for works, num_done in left:
-                self._settled(works, num_done)
+            closing = self._turn(self._take())
+
+    def _turn(self, taken: Sequence[Entry | HeldJob | None]) -> bool:
+        """Write what was taken; says whether that was the last."""
+        left: list[tuple[Sequence[Work], int]] = []
+        told: dict[HeldJob, None] = {}
+        for entry in taken:
+            if isinstance(entry, HeldJob):
+                told[entry] = None
+            elif entry is not None:
+                left += [(works, self._note(works, some)) for works, some in _by_job(entry)]
+        closing = None in taken
+        self._commit([job for job in self._pending if closing or job.suspect or job.is_due])
+        self._record(list(told))
+        for works, num_done in left:
+            self._settled(works, num_done)
+        return closing
 
     def _take(self) -> list[Entry | HeldJob | None]:
         """Wait for something, then take more of it: many small jobs then share a round trip.

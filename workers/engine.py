@@ -44,6 +44,8 @@ logger = logging.getLogger("visionpipe.engine")
 
 CLAIM_TRY_S = 5
 """How long a claim is tried while Redis is away."""
+AT_ONCE = 2
+"""Most threads that prepare a picture instead of claiming: the others must go on claiming, however large it is."""
 HAND_BACK_S = 5
 """How long a device step may still take once a worker hands back what it holds."""
 
@@ -95,6 +97,7 @@ class Engine:
         self._readers = LaneThreads("decode", self._read_into_batch, threads, need=self.batcher.wait_until_hungry)
         self._suspects = Suspects(self.batcher.put_suspect)
         self._way = RightOfWay()
+        self._at_once = threading.Semaphore(AT_ONCE)
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
 
     def accept(self, job_id: str, *, at_once: bool = False) -> None:
@@ -180,9 +183,11 @@ class Engine:
         if quick:
             self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
-        if at_once and quick and claim.lane is Lane.INTERACTIVE and len(works) == 1 and job.has_pixels:
+        alone = claim.lane is Lane.INTERACTIVE and len(works) == 1 and job.has_pixels
+        if at_once and quick and alone and self._at_once.acquire(blocking=False):
             with ending_the_worker("claim"):
                 self._read_into_batch(works)
+            self._at_once.release()
         else:
             self._readers.put(claim.lane, works)
 

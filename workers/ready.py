@@ -26,6 +26,10 @@ class Ready:
         """Input values of them all."""
         return self._values[lane]
 
+    def has_full_batch(self, lane: Lane, max_batch: int) -> bool:
+        """Whether a micro-batch would not grow by waiting."""
+        return len(self._queues[lane]) >= max_batch or self._values[lane] >= MAX_BATCH_VALUES
+
     def put(self, lane: Lane, work: Work) -> None:
         """Add one."""
         self._queues[lane].append(work)

@@ -6,6 +6,7 @@ import itertools
 import math
 import threading
 import time
+import weakref
 from typing import Any
 
 import hypothesis
@@ -100,6 +101,37 @@ def test_a_batch_holds_at_most_so_many_values(rig: Any, monkeypatch: pytest.Monk
     rig.watched.gate.set()
     assert rig.answers(job) == [5, 6, 7]
     assert [len(batch) for batch in rig.watched.batches[1:]] == [2, 1]
+
+
+def test_a_batch_that_is_full_by_values_waits_for_no_more(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.ready.MAX_BATCH_VALUES", 32)
+    monkeypatch.setattr(batching, "GATHER_S", 60)
+    prepare, gate = rig.watched.prepare, threading.Event()
+
+    def slow(work: Any) -> None:
+        if work.index == 2:
+            assert gate.wait(20)
+        prepare(work)
+
+    rig.watched.prepare = slow
+    job = rig.submit([5, 6, 7], lane=Lane.BULK)
+    until(lambda: [len(batch) for batch in rig.watched.batches] == [2])
+    gate.set()
+    assert rig.answers(job) == [5, 6, 7]
+
+
+def test_nothing_of_the_last_batch_is_kept(rig: Any) -> None:
+    kept: list[weakref.ref[Any]] = []
+    prepare = rig.watched.prepare
+
+    def noted(work: Any) -> None:
+        kept.append(weakref.ref(work))
+        prepare(work)
+
+    rig.watched.prepare = noted
+    rig.answers(rig.submit(list(range(8)), lane=Lane.BULK))
+    assert len(kept) == 8
+    until(lambda: not [work for work in kept if work() is not None])
 
 
 def test_decoded_images_wait_outside_when_enough_are_ready(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:

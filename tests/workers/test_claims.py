@@ -56,6 +56,15 @@ def test_one_interactive_picture_is_prepared_where_it_was_claimed(
     assert [name == threading.current_thread().name for name in prepared_in] == [here] * len(levels)
 
 
+def test_threads_that_claim_never_all_prepare(rig: Any, prepared_in: list[str]) -> None:
+    while rig.engine._at_once.acquire(blocking=False):
+        pass
+    job = rig.submit([7], accept=False)
+    rig.engine.accept(job, at_once=True)
+    assert rig.answers(job) == [7]
+    assert threading.current_thread().name not in prepared_in
+
+
 def test_pixels_that_came_with_the_claim_are_not_fetched(rig: Any) -> None:
     def fail(key: str) -> bytes:
         raise AssertionError(key)
