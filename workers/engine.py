@@ -283,6 +283,9 @@ class Engine:
 
     def _settled(self, works: Sequence[Work], num_done: int) -> None:
         job = works[0].job
+        for work in works:
+            # Whoever still names the work of a quiet hour must not keep its pixels.
+            work.prepared = None
         self._parts.window.remove(job.lane, len(works), job.weight, num_done=num_done)
         if job.suspect:
             for work in works:

@@ -121,17 +121,17 @@ def test_a_batch_that_is_full_by_values_waits_for_no_more(rig: Any, monkeypatch:
 
 
 def test_nothing_of_the_last_batch_is_kept(rig: Any) -> None:
-    kept: list[weakref.ref[Any]] = []
+    inputs: list[weakref.ref[Any]] = []
     prepare = rig.watched.prepare
 
     def noted(work: Any) -> None:
-        kept.append(weakref.ref(work))
         prepare(work)
+        inputs.append(weakref.ref(work.prepared))
 
     rig.watched.prepare = noted
     rig.answers(rig.submit(list(range(8)), lane=Lane.BULK))
-    assert len(kept) == 8
-    until(lambda: not [work for work in kept if work() is not None])
+    assert len(inputs) == 8
+    until(lambda: not [tensor for tensor in inputs if tensor() is not None])
 
 
 def test_decoded_images_wait_outside_when_enough_are_ready(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
