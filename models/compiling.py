@@ -106,6 +106,8 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
                 f"Expected a network that torch can export and compile, got {type(error).__name__}: {error}. "
                 "It is served without compilation."
             ) from error
+        # Whatever the umask is: one that the group may write is never loaded.
+        made.chmod(0o600)
         made.replace(path)
 
 

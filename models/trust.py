@@ -33,6 +33,12 @@ def why_not_private(path: Path) -> str | None:
     return None
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, each such that nobody else can write into it."""
+    for place in reversed((folder, *folder.parents)):
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
 def why_not_guarded(path: Path) -> str | None:
     """Say whether everybody may write a file or the folder it lies in; none if not.
 

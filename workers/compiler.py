@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from models.compiling import Packages, has_compiler, load_compiled, sweep
 from models.errors import CompileFailed
+from models.trust import make_private, why_not_private
 from visionpipe.settings import Settings
 from visionpipe.tether import tethered
 from workers.alone import alone
@@ -132,10 +133,14 @@ class Compiler:
         folder = self._settings.data_dir.expanduser() / "compiled"
         parts = self._parts(folder)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             sweep(folder)
         except OSError as error:
             self._give_up(error)
+            return
+        if (danger := why_not_private(folder)) is not None:
+            # What is compiled there would be refused afterwards.
+            self._tell(f"eager: {danger}")
             return
         for part in parts:
             for shape in part.packages.shapes()[:MAX_SHAPES]:
@@ -268,12 +273,10 @@ class Compiler:
                     raise
 
         self._between(do)
-        while True:
-            try:
-                return done.result(LOOK_S)
-            except TimeoutError:
-                if done.done() or self._closing.is_set():
-                    raise CompileFailed("The worker ends.") from None
+        while not wait([done], LOOK_S).done:
+            if self._closing.is_set():
+                raise CompileFailed("The worker ends.")
+        return done.result()
 
 
 def _named(shape: Shape) -> str:

@@ -94,7 +94,7 @@ def test_a_network_of_one_channel_is_compiled_to_code_that_answers_the_same_on_a
     tmp_path: Path,
 ) -> None:
     network, path = grey(), packages(tmp_path).path((1, 12, 10))
-    threads = torch.get_num_threads()
+    threads, mask = torch.get_num_threads(), os.umask(0o002)
     try:
         # As the child does, which leaves the other cores to the worker.
         torch.set_num_threads(1)
@@ -107,6 +107,9 @@ def test_a_network_of_one_channel_is_compiled_to_code_that_answers_the_same_on_a
                 torch.testing.assert_close(compiled(x_NCHW), network(x_NCHW), atol=1e-5, rtol=1e-5)
     finally:
         torch.set_num_threads(threads)
+        os.umask(mask)
+    # A file that the group may write would not have been loaded.
+    assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert MAX_BATCH > 16
 

@@ -147,6 +147,16 @@ def test_what_lies_in_a_folder_of_ours_is_private(tmp_path):
     assert trust.why_not_private(tmp_path / "a.pt2") is None
 
 
+def test_a_folder_made_private_is_so_whatever_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        trust.make_private(tmp_path / "data" / "compiled")
+        trust.make_private(tmp_path / "data" / "compiled")
+    finally:
+        os.umask(before)
+    assert trust.why_not_private(tmp_path / "data" / "compiled") is None
+
+
 @pytest.mark.parametrize("place", ["a.pt2", "", ".."])
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o722])
 def test_what_others_may_write_or_replace_is_not(place, mode, tmp_path):

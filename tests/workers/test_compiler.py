@@ -238,6 +238,14 @@ def test_a_folder_that_cannot_be_written_leaves_the_worker_eager(models: Path, t
     assert beside.settle(10) == "eager: it could not be compiled"
 
 
+def test_nothing_is_compiled_into_a_folder_that_others_may_write(models: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    beside = Beside(models, tmp_path, compile="now")
+    beside.compiler.start()
+    assert beside.settle(10) == f"eager: {tmp_path} can be written by others (mode 775)"
+    assert not list(tmp_path.rglob("*.pt2"))
+
+
 @needs_compiler
 def test_a_shape_that_no_card_names_is_compiled_for_once_it_has_earned_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
