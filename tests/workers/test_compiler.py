@@ -238,6 +238,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_worker_eager(models: Path, t
     assert beside.settle(10) == "eager: it could not be compiled"
 
 
+@needs_compiler
 def test_nothing_is_compiled_into_a_folder_that_others_may_write(models: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o775)
     beside = Beside(models, tmp_path, compile="now")
