@@ -100,8 +100,9 @@ class Ideal(ABC):
                 answers = self.compute(prepared)
             for index, left in zip(indices, answers, strict=True):
                 (computed if crew else finished).put((index, left))
-        for thread in crew:
+        for _ in crew:
             computed.put(None)
+        for thread in crew:
             thread.join()
         finished.put(None)
         writer.join()

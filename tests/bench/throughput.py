@@ -47,7 +47,7 @@ CASES = (
     Case("resnet50-generated", "auto", 400, compiled=True, plain=True),
     Case("mobilenet-generated", "auto", 1200, compiled=True),
     Case("vgg-digits", "auto", 4000, compiled=True),
-    Case("lenet-digits", "auto", 12_000),
+    Case("lenet-digits", "auto", 40_000),
     Case("unet-cells", "auto", 96, compiled=True, task="segmentation"),
     Case("yolo-digits", "auto", 600, compiled=True, task="detection"),
 )
