@@ -35,6 +35,7 @@ VisionPipeError
     ├── NoWorkerError             no_worker
     ├── QueueFullError            queue_full
     ├── QueueUnavailableError     queue_unavailable
+    ├── TooManyFilesError         too_many_files
     ├── EmbeddedRedisError        embedded_redis
     ├── SettingsError             invalid_settings
     ├── ModelLoadError            model_load_failed
@@ -220,6 +221,10 @@ class QueueFullError(ServiceError, code="queue_full", http_status=429, retryable
 
 class QueueUnavailableError(ServiceError, code="queue_unavailable", retryable=True):
     """Redis cannot be reached."""
+
+
+class TooManyFilesError(ServiceError, code="too_many_files", retryable=True):
+    """A process, or its machine, has as many files open as it may."""
 
 
 class EmbeddedRedisError(ServiceError, code="embedded_redis"):

@@ -11,13 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from visionpipe.errors import ImageChangedError, ImageNotFoundError, ImageTooLargeError, UnknownMediaRootError
+from visionpipe.errors import (
+    ImageChangedError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    TooManyFilesError,
+    UnknownMediaRootError,
+    VisionPipeError,
+)
 from visionpipe.schemas.images import MediaImage
 
 # Without O_NONBLOCK, opening a FIFO that nobody writes to would hang the thread for ever.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 
 FOLDER_FRESH_S = 1.0
 """For how long a folder is taken to lie where it was last seen; a worker checks every file it opens."""
@@ -30,11 +38,12 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
         ImageNotFoundError: It is missing, unreadable or no regular file.
         ImageTooLargeError: It has more than ``max_bytes`` bytes.
         ImageChangedError: It was written to while it was read.
+        TooManyFilesError: This process has no descriptor left.
     """
     try:
         fd = os.open(path, _READ)
     except (OSError, ValueError) as error:
-        raise ImageNotFoundError(f"{os.fspath(path)!r} cannot be opened: {_reason(error)}") from error
+        raise unopened(repr(os.fspath(path)), error) from error
     try:
         return _read_all(fd, repr(os.fspath(path)), max_bytes)
     finally:
@@ -128,6 +137,7 @@ class MediaRoots:
             ImageNotFoundError: The file is missing, unreadable or no regular file.
             ImageTooLargeError: It has more than ``max_bytes`` bytes.
             ImageChangedError: Size or modification time are not the submitted ones.
+            TooManyFilesError: This process has no descriptor left.
         """
         root = self._roots.get(ref.root)
         if root is None:
@@ -148,8 +158,8 @@ class MediaRoots:
 
 MAX_DEPTH = 100
 """Folders between a root and a file; each costs a call of the system and, for a moment, a descriptor."""
-MAX_OPEN = 256
-"""Folders that are open at once; a process may have some 1,000 files open in all."""
+MAX_OPEN = 32
+"""Folders that one thread has open at once; a process may have some 1,000 files open in all."""
 
 
 class Folders:
@@ -172,13 +182,22 @@ class Folders:
         """Open a file below a root, following no link below that; the descriptor is the caller's."""
         if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
             raise UnknownMediaRootError(f"{shown} is not a plain relative path; it must not leave its root")
+        try:
+            return self._open_below(root, relative)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UnknownMediaRootError(f"{shown} is a symbolic link; workers follow none below a root") from error
+            raise unopened(shown, error) from error
+
+    def _open_below(self, root: Path, relative: str) -> int:
         folder, _, name = relative.rpartition("/")
         try:
             return os.open(name, _READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise UnknownMediaRootError(f"{shown} is a symbolic link; workers follow none below a root") from error
-            raise ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}") from error
+            if error.errno not in _NONE_LEFT:
+                raise
+        self._close()
+        return os.open(name, _READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
 
     def _folder(self, root: Path, relative: str) -> int:
         known = self._open.get((root, relative))
@@ -187,8 +206,6 @@ class Folders:
         parts = relative.split("/") if relative else []
         if len(parts) > MAX_DEPTH:
             raise OSError(errno.ENAMETOOLONG, f"it lies more than {MAX_DEPTH} folders deep")
-        if len(self._open) + len(parts) > MAX_OPEN:
-            self._close()
         fd = self._step(root, "", lambda: os.open(root, _READ | _FOLDER))
         for depth, name in enumerate(parts, start=1):
             fd = self._step(root, "/".join(parts[:depth]), partial(_open_folder, name, fd))
@@ -197,12 +214,24 @@ class Folders:
     def _step(self, root: Path, relative: str, make: Callable[[], int]) -> int:
         fd = self._open.get((root, relative))
         if fd is None:
-            fd = self._open[root, relative] = make()
+            fd = make()
+            if len(self._open) >= MAX_OPEN:
+                self._close()
+            self._open[root, relative] = fd
         return fd
 
     def _close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def unopened(shown: str, error: OSError | ValueError) -> VisionPipeError:
+    """Say why a file could not be opened."""
+    if isinstance(error, OSError) and error.errno in _NONE_LEFT:
+        return TooManyFilesError(
+            f"{shown} cannot be opened: {_reason(error)}. Try again, or raise the limit (ulimit -n, LimitNOFILE=)."
+        )
+    return ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}")
 
 
 def _open_folder(name: str, parent: int) -> int:

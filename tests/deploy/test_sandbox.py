@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import start_redis
 from visionpipe.client import Client
+from visionpipe.media import MAX_OPEN
 from visionpipe.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +119,8 @@ def test_the_unit_asks_for_the_same():
     assert options["User"] != "root"
     assert options["ProtectSystem"] == "strict"
     assert options["CapabilityBoundingSet"] == ""
+    # Room for the folders of 64 decode threads of each lane, and as much again for all else.
+    assert int(options["LimitNOFILE"]) >= 2 * 2 * 64 * MAX_OPEN
     for name in ("NoNewPrivileges", "PrivateTmp", "PrivateIPC", "ProtectHome", "RestrictNamespaces", "LockPersonality"):
         assert options[name] == "yes"
 

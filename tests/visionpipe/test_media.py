@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from visionpipe import media
-from visionpipe.errors import ImageChangedError, ImageNotFoundError, ImageTooLargeError, UnknownMediaRootError
+from visionpipe.errors import (
+    ImageChangedError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    TooManyFilesError,
+    UnknownMediaRootError,
+)
 from visionpipe.media import MediaRoots, read_file
 from visionpipe.schemas.images import MediaImage
 
@@ -169,8 +176,51 @@ def test_many_deep_folders_do_not_use_up_the_descriptors(root):
             assert ref is not None
             assert roots.read(ref, max_bytes=MAX, folders=folders) == b"pixels"
             most = max(most, len(folders._open))
-    assert 61 <= most <= media.MAX_OPEN + 1
+    assert 8 <= most <= media.MAX_OPEN
     assert not folders._open
+
+
+def few_descriptors(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Let ``media`` have so many files open, as a process does whose limit is nearly reached."""
+    held: set[int] = set()
+
+    def open_one(*args, **kwargs) -> int:
+        if len(held) >= free:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        held.add(fd := real_open(*args, **kwargs))
+        return fd
+
+    def close_one(fd: int) -> None:
+        held.discard(fd)
+        real_close(fd)
+
+    real_open, real_close = os.open, os.close
+    monkeypatch.setattr(media.os, "open", open_one)
+    monkeypatch.setattr(media.os, "close", close_one)
+
+
+def test_open_folders_give_way_when_descriptors_run_out(root, monkeypatch):
+    roots = MediaRoots({"scans": root})
+    names = [f"n{number}/x.jpg" for number in range(6)]
+    for name in names:
+        (root / name).parent.mkdir()
+        (root / name).write_bytes(b"pixels")
+    refs = [roots.reference(root / name) for name in names]
+    few_descriptors(monkeypatch, 4)
+    with media.Folders() as folders:
+        assert [roots.read(ref, max_bytes=MAX, folders=folders) for ref in refs] == [b"pixels"] * 6
+
+
+def test_without_any_descriptor_left_it_is_worth_another_try(root, monkeypatch):
+    roots = MediaRoots({"scans": root})
+    ref = roots.reference(root / "a/b/x.jpg")
+    few_descriptors(monkeypatch, 2)
+    with pytest.raises(TooManyFilesError, match="Too many open files") as caught:
+        roots.read(ref, max_bytes=MAX)
+    assert caught.value.retryable
+    few_descriptors(monkeypatch, 0)
+    with pytest.raises(TooManyFilesError):
+        read_file(root / "a/b/x.jpg", max_bytes=MAX)
 
 
 @pytest.mark.parametrize("swapped", ["scans/a", "scans/a/b", "scans/a/b/x.jpg"])
