@@ -13,10 +13,11 @@ from visionpipe.errors import (
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
+    ResultTimeoutError,
     UnknownJobError,
     VisionPipeError,
 )
-from visionpipe.jobs import AsyncJob
+from visionpipe.jobs import OUTAGE_S, AsyncJob
 from visionpipe.schemas.jobs import Item
 from visionpipe.schemas.results import Result
 from visionpipe.sources import Prepared
@@ -47,18 +48,37 @@ class Patience:
         while True:
             job = await self._accepted(send, images)
             try:
-                return await _outcomes(job)
+                return await self._answered(job)
             except UnknownJobError:
                 # Redis came back empty. Results that expire before they can be read would look the same for ever.
                 lost += 1
                 if lost > MAX_LOST:
                     raise
 
+    async def _answered(self, job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
+        left_s: float | None = None
+        while True:
+            try:
+                answers = await _outcomes(job, left_s)
+            except ResultTimeoutError:
+                # Redis is back, and the job takes as long as it takes.
+                left_s = self._away_since = None
+            except QueueUnavailableError:
+                now_s = time.monotonic()
+                self._away_since = self._away_since or now_s - OUTAGE_S
+                left_s = self._away_since + AWAY_S - now_s
+                if left_s <= 0:
+                    raise
+            else:
+                self._away_since = None
+                return answers
+
     async def _accepted(self, send: Send[ResultT], images: Sequence[Prepared]) -> AsyncJob[ResultT]:
         while True:
             try:
                 job = await send(images)
             except QueueFullError as error:
+                self._away_since = None
                 pause = error.details.get("retry_after_s", 1.0)
             except (QueueUnavailableError, NoWorkerError):
                 self._away_since = self._away_since or time.monotonic()
@@ -71,9 +91,9 @@ class Patience:
             await asyncio.sleep(pause)
 
 
-async def _outcomes(job: AsyncJob[ResultT]) -> list[Item[ResultT]]:
+async def _outcomes(job: AsyncJob[ResultT], timeout: float | None) -> list[Item[ResultT]]:
     try:
-        return outcomes(await job.wait())
+        return outcomes(await job.wait(timeout))
     except asyncio.CancelledError:
         # Nobody will read the answers any more; the device has better things to do.
         with suppress(VisionPipeError, TimeoutError):

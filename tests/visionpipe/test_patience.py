@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from visionpipe import patience
-from visionpipe.errors import NoWorkerError, QueueFullError, QueueUnavailableError, UnknownJobError
-from visionpipe.patience import MAX_LOST, Patience
+from visionpipe.errors import (
+    NoWorkerError,
+    QueueFullError,
+    QueueUnavailableError,
+    ResultTimeoutError,
+    UnknownJobError,
+)
+from visionpipe.jobs import OUTAGE_S
+from visionpipe.patience import AWAY_S, MAX_LOST, Patience
 
 
 class Scripted:
@@ -26,14 +33,35 @@ class Scripted:
         return step
 
 
+class Waits:
+    """A job whose every wait does what comes next in a script."""
+
+    def __init__(self, *script: Exception | str) -> None:
+        self._script = list(script)
+        self.timeouts: list[float | None] = []
+
+    def wait(self, timeout: float | None) -> str:
+        self.timeouts.append(timeout)
+        step = self._script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
 @pytest.fixture(autouse=True)
 def _answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def outcomes(job: Any) -> Any:
+    async def outcomes(job: Any, timeout: float | None) -> Any:
+        if isinstance(job, Waits):
+            return job.wait(timeout)
         if isinstance(job, Exception):
             raise job
         return job
 
     monkeypatch.setattr(patience, "_outcomes", outcomes)
+
+
+def away() -> QueueUnavailableError:
+    return QueueUnavailableError("away")
 
 
 def full() -> QueueFullError:
@@ -63,6 +91,34 @@ async def test_a_full_queue_is_waited_for() -> None:
     scripted = Scripted(full(), full(), "done")
     assert await Patience().answers(scripted.send, []) == "done"
     assert scripted.sent == 3
+
+
+async def test_a_full_queue_shows_that_redis_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "AWAY_S", 0.05)
+    monkeypatch.setattr(patience, "AGAIN_S", 0.0)
+    bearing = Patience()
+    await bearing.answers(Scripted("first").send, [])
+    later = QueueFullError("full", retry_after_s=0.1)
+    assert await bearing.answers(Scripted(away(), later, away(), "second").send, []) == "second"
+
+
+async def test_an_accepted_job_is_waited_for_again_when_redis_comes_back() -> None:
+    slow = ResultTimeoutError("it goes on")
+    job = Waits(away(), slow, away(), "done")
+    scripted = Scripted(job)  # type: ignore[arg-type]
+    assert await Patience().answers(scripted.send, []) == "done"
+    assert scripted.sent == 1
+    # The first of two outages ended with an answer in time, so the second has its whole time again.
+    left_s = pytest.approx(AWAY_S - OUTAGE_S, abs=1)
+    assert job.timeouts == [None, left_s, None, left_s]
+
+
+async def test_an_accepted_job_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "AWAY_S", OUTAGE_S)
+    job = Waits(away(), "never")
+    with pytest.raises(QueueUnavailableError):
+        await Patience().answers(Scripted(job).send, [])  # type: ignore[arg-type]
+    assert job.timeouts == [None]
 
 
 async def test_a_job_that_vanished_is_sent_again_a_few_times() -> None:
