@@ -274,5 +274,6 @@ def load_model(options: HostOptions, settings: Settings) -> tuple[HostedModel, d
     except ModelError as error:
         raise ModelLoadError(error.message, **error.details) from error
     if options.precision == "auto" and hosted.device.precision != "fp32":
-        keep_fp32_unless_slower(hosted, runtimes, is_compiled=why_eager(hosted, runtimes, settings) is None)
+        is_compiled = why_eager(hosted, runtimes, settings) is None
+        keep_fp32_unless_slower(hosted, runtimes, options.max_batch, is_compiled=is_compiled)
     return hosted, runtimes

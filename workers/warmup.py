@@ -31,25 +31,42 @@ MIN_SPEEDUP = 1.2
 """A reduced precision must be so much faster than fp32 to be worth its rounding."""
 
 
-def keep_fp32_unless_slower(hosted: HostedModel, runtimes: dict[str, Runtime], *, is_compiled: bool = False) -> None:
+def keep_fp32_unless_slower(
+    hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None = None, *, is_compiled: bool = False
+) -> None:
     """Go back to fp32 where the reduced precision gains nothing, as with tiny networks.
 
     Args:
         hosted: The model, in the reduced precision.
         runtimes: Those of the model.
+        max_batch: Largest micro-batch that was asked for; unset means the card's.
         is_compiled: Whether it will be compiled, which gains most in the reduced precision.
     """
     reduced, on_cuda = hosted.device.precision, hosted.cuda is not None
     num_images, floor_s = (hosted.card.serving.max_batch, MIN_CUDA_STEP_S) if on_cuda else (WARM_IMAGES, MIN_STEP_S)
-    reduced_s = _fastest_s(runtimes, num_images)
-    hosted.set_precision("fp32")
-    full_s = _fastest_s(runtimes, num_images)
+    num_images = min(num_images, max_batch or num_images)
+    while True:
+        reduced_s = _sum_s(hosted, runtimes, num_images)
+        hosted.set_precision("fp32")
+        full_s = _sum_s(hosted, runtimes, num_images)
+        if num_images == 1 or max(reduced_s, full_s) < math.inf:
+            break
+        hosted.set_precision(reduced)
+        num_images //= 2
     if full_s > floor_s and (is_compiled or reduced_s * MIN_SPEEDUP < full_s):
         hosted.set_precision(reduced)
 
 
-def _fastest_s(runtimes: dict[str, Runtime], num_images: int) -> float:
-    return sum(_time_s(runtime, num_images) for runtime in _timed(runtimes))
+def _sum_s(hosted: HostedModel, runtimes: dict[str, Runtime], num_images: int) -> float:
+    """Time one micro-batch of every task; infinite where the memory does not suffice."""
+    try:
+        return sum(_time_s(runtime, num_images) for runtime in _timed(runtimes))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    free_memory(hosted.device.torch_device)
+    return math.inf
 
 
 def _timed(runtimes: dict[str, Runtime]) -> list[Runtime]:

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from workers import warmup
 from workers.classification import ClassificationRuntime
+from workers.device import Device
 from workers.hosted import HostedModel
 
 
@@ -51,6 +53,52 @@ def test_long_work_says_nothing_of_the_rate(hosted: HostedModel) -> None:
     runtimes: Any = {"quick": Timed(hosted, 0.02, 0), "long": Timed(hosted, 0.5, 0)}
     runtimes["long"].is_long = True
     assert warmup.expected_rate(runtimes, 8) > 8 / 0.1
+
+
+class Small(Timed):
+    """Has memory for so many images in each precision; fp32 is slow enough for the reduced one to pay."""
+
+    def __init__(self, hosted: HostedModel, **most: int) -> None:
+        super().__init__(hosted, 0.0, 0.0)
+        self.most = most
+        self.ran: list[tuple[str, int]] = []
+
+    def warm_up(self, num_images: int) -> None:
+        precision = self.hosted.device.precision
+        self.ran.append((precision, num_images))
+        if num_images > self.most[precision]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        time.sleep(0.01 if precision == "fp32" else 0.001)
+
+
+def device(precision: str) -> Device:
+    return Device(torch.device("cpu"), precision)
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "most", "sizes", "chosen"),
+    [
+        (None, {"bf16": 99, "fp32": 99}, {16}, "bf16"),
+        (6, {"bf16": 6, "fp32": 6}, {6}, "bf16"),
+        (64, {"bf16": 99, "fp32": 99}, {16}, "bf16"),
+        (None, {"bf16": 16, "fp32": 5}, {16, 8, 4}, "bf16"),
+        (None, {"bf16": 3, "fp32": 3}, {16, 8, 4, 2}, "bf16"),
+        (None, {"bf16": 1, "fp32": 0}, {16, 8, 4, 2, 1}, "bf16"),
+    ],
+    ids=["the_card's", "as_asked", "never_more_than_the_card's", "less_memory", "hardly_any", "too_little_for_fp32"],
+)
+def test_no_want_of_memory_keeps_precisions_from_being_compared(
+    hosted: HostedModel, monkeypatch: pytest.MonkeyPatch, max_batch: int | None, most: Any, sizes: set[int], chosen: str
+) -> None:
+    monkeypatch.setattr(hosted, "cuda", object())
+    monkeypatch.setattr(hosted, "set_precision", lambda name: monkeypatch.setattr(hosted, "device", device(name)))
+    hosted.set_precision("bf16")
+    runtime = Small(hosted, **most)
+    warmup.keep_fp32_unless_slower(hosted, {"classification": runtime}, max_batch)
+    # Both are compared at the same, largest size for which there is memory.
+    assert {number for _, number in runtime.ran} == sizes
+    assert {runtime.ran[-1], runtime.ran[0]} == {("fp32", min(sizes)), ("bf16", max(sizes))}
+    assert hosted.device.precision == chosen
 
 
 class Unable(ClassificationRuntime):
