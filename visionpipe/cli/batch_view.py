@@ -135,7 +135,9 @@ def _numbers(report: RunReport) -> Table:
     table.add_row("found", f"[bold]{report.found:,}[/] = {adds}" + (f" + {report.open:,} open" if report.open else ""))
     table.add_row("speed", f"[bold]{rate(report.images_per_s)}[/] images/s, {report.worked_s:,.1f} s of work")
     if report.ceiling is not None:
-        table.add_row("", share_of_ceiling(report.ceiling))
+        whole = report.images_per_s / report.ceiling.images_per_s
+        is_whole = abs(whole - report.ceiling.share) < 0.01
+        table.add_row("" if is_whole else "last sitting", share_of_ceiling(report.ceiling))
     if report.stage_ms:
         work = ("fetch", "decode", "preprocess", "forward", "postprocess")
         stages = " · ".join(f"{name} {report.stage_ms.get(name, 0):.2f}" for name in work)

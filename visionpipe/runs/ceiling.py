@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.jobs import Usage, WorkerRecord
@@ -36,7 +36,7 @@ class Ceiling(Schema):
     images_per_s: float = Field(gt=0)
     """The ceiling."""
     share: float = Field(ge=0)
-    """The run's rate divided by it."""
+    """The rate divided by it."""
     bound: Bound
     """What holds the run back."""
     machines: int = Field(ge=1)
@@ -48,9 +48,10 @@ class Ceiling(Schema):
 
 
 class Watch:
-    """Notes what workers used between the first and the last announcement that was seen of each."""
+    """Notes what one sitting did, and what workers used between the first and the last that was heard of each."""
 
     def __init__(self) -> None:
+        self._settled, self._worked_s = 0, 0.0
         self._seen: dict[str, tuple[Usage, Usage]] = {}
 
     def observe(self, workers: Iterable[WorkerRecord]) -> None:
@@ -59,6 +60,14 @@ class Watch:
             if worker.usage is not None:
                 first, _ = self._seen.get(worker.worker, (worker.usage, worker.usage))
                 self._seen[worker.worker] = first, worker.usage
+
+    def settle(self, images: int, worked_s: float) -> None:
+        """Take note of images that got an outcome, ``worked_s`` after the sitting began."""
+        self._settled, self._worked_s = self._settled + images, worked_s
+
+    def ceiling(self) -> Ceiling | None:
+        """Hold the sitting's rate against what its machines could do."""
+        return ceiling_of(self.spent(), self._settled / self._worked_s) if self._settled else None
 
     def spent(self) -> list[Usage]:
         """Give what each worker used meanwhile, as far as it did anything."""
@@ -133,19 +142,6 @@ def bound_of(busy: dict[Bound, float], share: float) -> Bound:
     if share >= USED_UP or busy[most] >= USED_UP:
         return most
     return "service" if busy["service"] >= BUSY else "waiting"
-
-
-def read_spent(document: str | None) -> list[Usage]:
-    """Read what an earlier sitting of a run noted."""
-    return _SPENT.validate_json(document) if document else []
-
-
-def write_spent(spent: Sequence[Usage]) -> str:
-    """Write it, as JSON."""
-    return _SPENT.dump_json(list(spent)).decode()
-
-
-_SPENT = TypeAdapter(list[Usage])
 
 
 def _rate_of(workers: Sequence[Usage]) -> float:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError
+from visionpipe.errors import JobConflictError, QueueFullError, QueueUnavailableError, UnknownJobError, VisionPipeError
 from visionpipe.media import MediaRoots
 from visionpipe.runs.artifacts import Artifacts, has_artifacts
-from visionpipe.runs.ceiling import Watch, write_spent
+from visionpipe.runs.ceiling import Watch
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.names import real_path
 from visionpipe.runs.outcomes import outcomes, raw_outcomes
@@ -102,23 +103,26 @@ class Loop:
             for chunk in self.ledger.open_chunks():
                 self._fly(chunk, self._resume(chunk))
             while await self._fill():
+                await self._look()
                 ended, _ = await asyncio.wait(self._flying, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in ended:
                     del self._flying[task]
                     task.result()
-                await self._look()
                 self._say(Stage.WORK)
-            self._looked_s = float("-inf")
-            await self._look()
+            # Only for the ceiling: no outage may hold up a run whose every outcome is in the ledger.
+            with suppress(VisionPipeError):
+                self._see(await self.client.workers())
         except asyncio.CancelledError:
             await self._wind_down()
             raise
         finally:
-            if spent := self._watch.spent():
-                self.ledger.note("spent", write_spent(spent))
             for task in self._flying:
                 task.cancel()
             await asyncio.gather(*self._flying, return_exceptions=True)
+            # Without this note the report only lacks a line; why the run ends matters more.
+            with suppress(VisionPipeError):
+                if ceiling := self._watch.ceiling():
+                    self.ledger.note("ceiling", ceiling.model_dump_json())
 
     async def _fill(self) -> bool:
         """Cut chunks until the window is full; false when nothing is left to wait for."""
@@ -211,6 +215,7 @@ class Loop:
         now_s = time.monotonic()
         model = raw.model.model_dump_json() if raw.model else None
         settled = self.ledger.settle(chunk, told, model=model, worked_s=now_s - self._began_s)
+        self._watch.settle(settled.done + settled.failed, now_s - self._began_s)
         self._record(settled)
         if self.overlays is not None and envelope is not None:
             for item in envelope.items:
@@ -242,8 +247,10 @@ class Loop:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
+        self._see(await self.patiently(self.client.workers))
+
+    def _see(self, workers: Sequence[WorkerRecord]) -> None:
         name, _, digest = self.target.partition("@")
-        workers = await self.patiently(self.client.workers)
         self._workers = [worker for worker in workers if worker.model == name and worker.digest == digest]
         self.sizer.observe(self._workers)
         self._watch.observe(self._workers)

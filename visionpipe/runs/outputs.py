@@ -13,7 +13,7 @@ from typing import IO, Any
 from pydantic_core import from_json
 
 from visionpipe.runs.beside import Beside, Finder
-from visionpipe.runs.ceiling import ceiling_of, read_spent
+from visionpipe.runs.ceiling import Ceiling
 from visionpipe.runs.columns import Columns, columns, named_scores
 from visionpipe.runs.gallery import Gallery
 from visionpipe.runs.labels import Comparison, Labels
@@ -131,6 +131,7 @@ def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison
     worked_s, settled = ledger.work()
     images_per_s = round(settled / worked_s, 2) if worked_s > 0 else 0.0
     states = tally.states
+    ceiling = ledger.facts().get("ceiling")
     return RunReport(
         run=ledger.facts()["run"],
         folder=as_text(spec.folder_bytes),
@@ -146,7 +147,7 @@ def _report(ledger: Ledger, spec: RunSpec, target: str, tally: Tally, comparison
         skips=dict(sorted(tally.skips.items())),
         worked_s=round(worked_s, 3),
         images_per_s=images_per_s,
-        ceiling=ceiling_of(read_spent(ledger.facts().get("spent")), images_per_s),
+        ceiling=Ceiling.model_validate_json(ceiling) if ceiling else None,
         stage_ms=tally.stage_ms(),
         slowest=tally.slowest(),
         models=[ModelInfo.model_validate_json(model) for model in ledger.models()],

@@ -123,7 +123,11 @@ class RunReport(Schema):
     images_per_s: float = Field(ge=0)
     """Outcomes a second of that."""
     ceiling: Ceiling | None = None
-    """That rate held against what the machines could do at best; absent where the workers told too little."""
+    """The rate of the last sitting, held against what its machines could do at best.
+
+    Other sittings may have had other machines. It is that of an earlier one where the workers told too little in the
+    last, and absent where they never told enough.
+    """
     stage_ms: dict[str, float] = Field(default_factory=dict)
     """Mean milliseconds an image spent in each stage; forward and postprocess are shared by their batch."""
     slowest: list[SlowInput] = Field(default_factory=list)

@@ -11,7 +11,7 @@ from rich.console import Console
 from visionpipe.aclient import AsyncClient
 from visionpipe.cli.batch_view import print_report
 from visionpipe.runs import run_folder
-from visionpipe.runs.ceiling import Watch, bound_of, ceiling_of, difference, read_spent, write_spent
+from visionpipe.runs.ceiling import Watch, bound_of, ceiling_of, difference
 from visionpipe.schemas.jobs import Lane, Usage, WorkerRecord
 
 from .conftest import write_digits
@@ -92,8 +92,12 @@ def test_only_what_was_used_meanwhile_counts():
     watch.observe([record("w", after), record("idle", before)])
     (spent,) = watch.spent()
     assert (spent.images, spent.forward_s, spent.other_s) == (200, 40, 1)
-    assert read_spent(write_spent([spent])) == [spent]
-    assert read_spent(None) == []
+    assert watch.ceiling() is None
+    watch.settle(60, 2.0)
+    watch.settle(60, 6.0)
+    # A rate of 20 against 2 cores that need 0.2 s of one for an image.
+    assert watch.ceiling() is not None
+    assert watch.ceiling().share == pytest.approx(20 / 10)
     # A worker that was started anew under the same name.
     assert difference(after, before).images == 0
 
