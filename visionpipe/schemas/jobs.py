@@ -199,13 +199,17 @@ class Usage(Schema):
     images: int = Field(ge=0)
     """Images that got an outcome."""
     decode_s: float = Field(ge=0)
-    """Fetching, decoding and preprocessing."""
+    """Fetching, decoding and preprocessing, but for what counts as ``other_s``."""
     forward_s: float = Field(ge=0)
     """Micro-batches: the device thread, and torch's own threads."""
     postprocess_s: float = Field(ge=0)
     """What is left once images have left the device: measuring, encoding, keeping."""
     other_s: float = Field(ge=0)
-    """All else: claims, outcomes, leases, collecting garbage."""
+    """All else: claims, outcomes, leases, collecting garbage.
+
+    Also the decoding of single interactive pictures, done by the very threads that claim them: the more of these there
+    are beside a folder run, the more its ceiling is overstated, and its share of it understated.
+    """
     device_s: float = Field(ge=0)
     """For how long the device computed, by the clock."""
 
