@@ -43,13 +43,13 @@ class Case:
 
 
 CASES = (
-    Case("resnet50-generated", "fp32", 150),
-    Case("resnet50-generated", "auto", 400, compiled=True, plain=True),
-    Case("mobilenet-generated", "auto", 1200, compiled=True),
+    Case("resnet50-generated", "fp32", 300),
+    Case("resnet50-generated", "auto", 1000, compiled=True, plain=True),
+    Case("mobilenet-generated", "auto", 3000, compiled=True),
     Case("vgg-digits", "auto", 4000, compiled=True),
     Case("lenet-digits", "auto", 40_000),
-    Case("unet-cells", "auto", 96, compiled=True, task="segmentation"),
-    Case("yolo-digits", "auto", 600, compiled=True, task="detection"),
+    Case("unet-cells", "auto", 300, compiled=True, task="segmentation"),
+    Case("yolo-digits", "auto", 1500, compiled=True, task="detection"),
 )
 IDEALS: dict[str, type[Ideal]] = {"classification": Classify, "segmentation": Segment, "detection": Detect}
 
