@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -125,6 +126,10 @@ class Host:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; gives the exit status, 0 unless Celery gave up by itself."""
+        # What the start has made lives as long as the worker. Python looks through it for garbage now and then, which
+        # stops every thread for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         self._engine.batcher.start()
         self._keeper.start()
         self._serve_http()
