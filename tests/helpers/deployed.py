@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,10 @@ def deployed_redis(
     (folder / "bin" / "redis-server").symlink_to(server or find_server())
     port = free_port()
     listening = [word.format(port=port) for word in options or ("--port", "{port}")]
-    command = ["sh", str(DEPLOY / "redis" / "start.sh"), str(DEPLOY / "redis" / "redis.conf")]
+    # Whoever the server becomes may not be let into the folder of our sources.
+    conf = shutil.copy(DEPLOY / "redis" / "redis.conf", folder / "redis.conf")
+    conf.chmod(0o644)
+    command = ["sh", str(DEPLOY / "redis" / "start.sh"), str(conf)]
     command += [str(DEPLOY / "redis" / "users.acl"), "--bind", "127.0.0.1", *listening]
     env = {**(env or {}), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(folder)}
     env |= {"REDIS_PASSWORD": password, "REDIS_OPERATOR_PASSWORD": operator}
