@@ -28,6 +28,8 @@ def sandbox(data: Path) -> list[str]:
     """What the unit and compose.yaml ask for, in the words of bubblewrap."""
     return [
         "bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/home",
+        # Our sources may lie in one of the two.
+        "--ro-bind", str(ROOT), str(ROOT),
         "--bind", str(data), "/data" if Path("/data").is_dir() else "/tmp/data",
         "--unshare-user", "--uid", USER, "--gid", USER, "--unshare-pid", "--unshare-ipc", "--unshare-uts",
         "--cap-drop", "ALL", "--new-session", "--die-with-parent", "--chdir", "/tmp",

@@ -28,9 +28,9 @@ class Deferring(WatchedRuntime):
         self.broken: Callable[[], None] = lambda: None
 
     def results(self, outputs: Any, batch: Sequence[Any]) -> list[Answer]:
-        return [lambda work=work: self._answer(work) for work in batch]
+        return [lambda work=work: self._finished(work) for work in batch]
 
-    def _answer(self, work: Any) -> EmbeddingResult:
+    def _finished(self, work: Any) -> EmbeddingResult:
         self.threads.append(threading.current_thread().name)
         self.broken()
         ref = work.keep(work.name.encode(), "text/plain")

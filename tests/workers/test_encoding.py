@@ -38,8 +38,12 @@ def test_a_jpeg_of_less_quality_is_smaller() -> None:
     assert len(jpeg(picture, quality=30)) < len(jpeg(picture, quality=90))
 
 
+SAMPLES = {"scaled_decode.py", "cuda_decode.py"}
+"""They write JPEGs to measure how they are decoded; none leaves the worker."""
+
+
 def test_nothing_else_in_a_worker_writes_pictures() -> None:
     (folder,) = workers.__path__
     writing = re.compile(r'"PNG"|"JPEG"|imencode|IMWRITE')
     found = [path.name for path in Path(folder).glob("*.py") if writing.search(path.read_text(encoding="utf-8"))]
-    assert found == ["encoding.py"]
+    assert set(found) - SAMPLES == {"encoding.py"}
