@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from models.detectors import torchvision_input
-from models.detectors.base import Detector, Found, Prepared, Wanted
+from models.detectors.base import Found, Prepared, Wanted
 from models.detectors.precision import fence
 from models.detectors.selection import select
 
@@ -20,7 +19,7 @@ UNBOUNDED = 1 << 30
 """Detections per picture that the network itself may give: the request's own limit comes later."""
 
 
-class OneStage(Detector):
+class OneStage(torchvision_input.TorchvisionDetector):
     """The network's own forward pass, with its thresholds lent to the batch.
 
     It runs with the lowest score threshold of the batch; leaving out more afterwards gives what a higher threshold
@@ -43,25 +42,9 @@ class OneStage(Detector):
         fence(self.network.backbone)
         fence(self.network.head)
 
-    @property
-    def core(self) -> nn.Module:
-        """The backbone; what chooses boxes depends on what it found."""
-        backbone: nn.Module = self.network.backbone
-        return backbone
-
-    @property
-    def core_dtype(self) -> torch.dtype:
-        """What the backbone is given whatever its weights are kept in."""
-        return torch.float32
-
     def own_wanted(self) -> Wanted:
         """The thresholds with which the network comes."""
         return Wanted(self.network.score_thresh, self.iou_threshold, self.network.detections_per_img)
-
-    def prepare(self, levels_HWC: NDArray[Any], input_size_px: int | None = None) -> Prepared:
-        """Normalise and resize one picture; see ``Detector``."""
-        transform = torchvision_input.resized(self.network.transform, input_size_px or self.input_size_px)
-        return torchvision_input.prepare(transform, levels_HWC)
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[Prepared], wanted: Sequence[Wanted]) -> list[Found]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.detectors.base import Prepared
+from models.detectors.base import Detector, Prepared
 from models.errors import UnsupportedOption
 
 
@@ -88,3 +88,22 @@ class Assemble(nn.Module):
     def postprocess(self, result: list[dict[str, Tensor]], *_: object) -> list[dict[str, Tensor]]:
         """Leave boxes in pixels of the input."""
         return result
+
+
+class TorchvisionDetector(Detector):
+    """What torchvision's families share: the backbone is what computes, and the network's own transform prepares."""
+
+    @property
+    def core(self) -> nn.Module:
+        """The backbone; what chooses boxes depends on what it found."""
+        backbone: nn.Module = self.network.backbone
+        return backbone
+
+    @property
+    def core_dtype(self) -> torch.dtype:
+        """What the backbone is given whatever its weights are kept in."""
+        return torch.float32
+
+    def prepare(self, levels_HWC: NDArray[Any], input_size_px: int | None = None) -> Prepared:
+        """Normalise and resize one picture; see ``Detector``."""
+        return prepare(resized(self.network.transform, input_size_px or self.input_size_px), levels_HWC)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -19,7 +18,7 @@ from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.ops import boxes as box_ops
 
 from models.detectors import torchvision_input
-from models.detectors.base import Detector, Found, Prepared, Wanted
+from models.detectors.base import Found, Prepared, Wanted
 from models.detectors.masks import BoxMasks
 from models.detectors.precision import fence
 from models.detectors.selection import select
@@ -30,7 +29,7 @@ MIN_SIDE_PX = 1e-2
 """Refined boxes with a smaller side are none; torchvision's own constant."""
 
 
-class TwoStage(Detector):
+class TwoStage(torchvision_input.TorchvisionDetector):
     """The stages called one after another, so that each picture has its own thresholds and masks only for what stays.
 
     Args:
@@ -55,25 +54,9 @@ class TwoStage(Detector):
             if part is not None:
                 fence(part)
 
-    @property
-    def core(self) -> nn.Module:
-        """The backbone; what chooses boxes depends on what it found."""
-        backbone: nn.Module = self.network.backbone
-        return backbone
-
-    @property
-    def core_dtype(self) -> torch.dtype:
-        """What the backbone is given whatever its weights are kept in."""
-        return torch.float32
-
     def own_wanted(self) -> Wanted:
         """The thresholds with which the network comes."""
         return Wanted(self.heads.score_thresh, self.iou_threshold, self.heads.detections_per_img)
-
-    def prepare(self, levels_HWC: NDArray[Any], input_size_px: int | None = None) -> Prepared:
-        """Normalise and resize one picture; see ``Detector``."""
-        transform = torchvision_input.resized(self.network.transform, input_size_px or self.input_size_px)
-        return torchvision_input.prepare(transform, levels_HWC)
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[Prepared], wanted: Sequence[Wanted]) -> list[Found]:
