@@ -209,13 +209,6 @@ def _forged_control(service: Service) -> None:
     service.redis.expire("vp:ctl:victim", 5)
 
 
-def _wrong_unacked(service: Service) -> None:
-    service.redis.hset(
-        "vp:unacked", mapping={"a": "junk", "b": "[1, 2, 3]", "c": json.dumps([{}, None, "vp:other:bulk"])}
-    )
-    service.redis.zadd("vp:unacked_index", {"a": 1, "b": 1, "c": 1, "d": 1})
-
-
 def _forged_tokens(service: Service) -> None:
     """Commit, release, renew and mark a job that another holds."""
     from visionpipe.queue import calls, run
@@ -239,7 +232,6 @@ OTHERS: dict[str, Attack] = {
     "lanes that are none": _wrong_lanes,
     "workers that are none": _wrong_workers,
     "forged stops": _forged_control,
-    "forged messages in flight": _wrong_unacked,
     "forged tokens": _forged_tokens,
     "a bomb": lambda service: push(service, _compressed()),
 }
