@@ -108,7 +108,8 @@ def _dress(axes: Axes, points: Sequence[Point], label: str) -> None:
     axes.set_ylabel(label)
     _plain(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)
+        # Above the axes, where no curve runs.
+        axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def _logarithmic(axes: Axes) -> None:
