@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import statistics
 import subprocess
@@ -273,6 +274,22 @@ def stack(
             process.terminate()
             process.wait(90)
             server.stop()
+
+
+def start_run(
+    bench: Stack, folder: Path, out: Path, *words: str, task: str = "classification"
+) -> subprocess.Popen[bytes]:
+    """Start ``visionpipe batch`` over a folder below the worker's media root, with more of its words."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "visionpipe", "batch", task, folder, "-o", out, "-m", bench.model, *words],
+        env={
+            **os.environ,
+            "VISIONPIPE_REDIS_URL": bench.settings.redis_url or "",
+            "VISIONPIPE_MEDIA_ROOTS": json.dumps({"bench": str(bench.root)}),
+        },
+        stdout=subprocess.PIPE if "--json" in words else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -13,8 +13,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench.common import Stack, pictures, quantile, stack, table, write_networks
+from tests.bench.common import Stack, pictures, quantile, stack, start_run, table, write_networks
 from tests.bench.growth_plot import draw
 from tests.bench.overhead import picture, write_nothing
 from visionpipe.client import Client
@@ -193,17 +191,7 @@ def folder_run(bench: Stack, folder: Path) -> tuple[dict[str, Any], float, float
     """Run a folder; gives the report, and the most memory of the client and of Redis meanwhile, in MiB."""
     out = bench.root.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    words = ["batch", "classification", str(folder), "-o", str(out), "-m", bench.model, "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "visionpipe", *words],
-        env={
-            **os.environ,
-            "VISIONPIPE_REDIS_URL": bench.settings.redis_url or "",
-            "VISIONPIPE_MEDIA_ROOTS": json.dumps({"bench": str(bench.root)}),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_run(bench, folder, out, "--json")
     peak = redis_peak = 0.0
     with connect(bench.settings.redis_url or "") as redis:
         while process.poll() is None:

@@ -11,14 +11,13 @@ import os
 import signal
 import sqlite3
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
 
-from tests.bench.common import Stack, pictures, quantile, stack, table
+from tests.bench.common import Stack, pictures, quantile, stack, start_run, table
 from visionpipe.queue import calls, run
 from visionpipe.runs.ledger import LEDGER_NAME
 from visionpipe.schemas.jobs import Lane
@@ -67,15 +66,7 @@ class Load:
         for index in range(len(images), number):
             os.link(folder / f"{index % len(images):06}.img.png", folder / f"{index:06}.img.png")
         self._out = out = bench.root.parent / "out"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "visionpipe", "batch", "classification", folder, "-o", out, "-m", bench.model],
-            env={
-                **os.environ,
-                "VISIONPIPE_REDIS_URL": bench.settings.redis_url or "",
-                "VISIONPIPE_MEDIA_ROOTS": json.dumps({"bench": str(bench.root)}),
-            },
-            stdout=subprocess.DEVNULL,
-        )
+        self._process = start_run(bench, folder, out)
 
     def wait_until_busy(self) -> None:
         """Wait until the run's chunks have grown to two seconds of work."""

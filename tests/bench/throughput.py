@@ -7,10 +7,8 @@ Rounds of both alternate, and a plain loop as most people write it stands beside
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench.common import Stack, pictures, stack, table, write_networks
+from tests.bench.common import Stack, pictures, stack, start_run, table, write_networks
 from tests.bench.ideal import Classify, Ideal, PlainLoop
 from tests.bench.ideal_dense import Detect, Segment
 from visionpipe.queue import calls, run
@@ -115,19 +113,10 @@ def service_run(bench: Stack, folder: Path, task: str) -> float:
     """Images a second of one whole folder run, from its first chunk to its last outcome."""
     out = bench.root.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    words = ["batch", task, str(folder), "-o", str(out), "-m", bench.model, "--json"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "visionpipe", *words],
-        env={
-            **os.environ,
-            "VISIONPIPE_REDIS_URL": bench.settings.redis_url or "",
-            "VISIONPIPE_MEDIA_ROOTS": json.dumps({"bench": str(bench.root)}),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
-    report: dict[str, Any] = json.loads(done.stdout)
+    told, _ = (process := start_run(bench, folder, out, "--json", task=task)).communicate()
+    if process.returncode:
+        raise RuntimeError(f"the folder run ended with status {process.returncode}")
+    report: dict[str, Any] = json.loads(told)
     return float(report["done"] / report["worked_s"])
 
 
