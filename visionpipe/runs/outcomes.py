@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -14,6 +15,7 @@ from visionpipe.schemas.jobs import Envelope, Item, JobState
 from visionpipe.schemas.results import Result
 
 _HEAD = b'{"index":'
+_PLAIN = {"index", "result", "timings"}
 
 
 def outcomes(envelope: Envelope[Result], *, interrupted: bool = False) -> Iterator[Outcome]:
@@ -39,8 +41,9 @@ def raw_outcomes(raw: RawEnvelope, *, interrupted: bool = False) -> Iterator[Out
     done: set[int] = set()
     rest: list[bytes] = []
     for text in raw.items:
-        told = from_json(text)
-        if told.get("error") is None and text.startswith(_HEAD):
+        told = _told(text)
+        # Whatever looks odd is read with all its checks.
+        if told is not None and 0 <= told["index"] < raw.record.total and text.startswith(_HEAD):
             done.add(told["index"])
             # All but the index, which says nothing outside its chunk.
             yield Outcome(told["index"], "{" + text[text.index(b",") + 1 :].decode())
@@ -49,6 +52,17 @@ def raw_outcomes(raw: RawEnvelope, *, interrupted: bool = False) -> Iterator[Out
     if len(done) < raw.record.total:
         envelope: Envelope[Result] = envelopes.parse(raw._replace(items=rest))
         yield from (found for found in outcomes(envelope, interrupted=interrupted) if found.position not in done)
+
+
+def _told(text: bytes) -> dict[str, Any] | None:
+    """Read an item that is plainly an index, a result and how long it took."""
+    try:
+        told = from_json(text)
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or not told.keys() <= _PLAIN or type(told.get("index")) is not int:
+        return None
+    return told if isinstance(told.get("result"), dict) else None
 
 
 def _outcome(item: Item[Result]) -> Outcome:
