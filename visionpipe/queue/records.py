@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from visionpipe.errors import QueueUnavailableError
+from visionpipe.errors import InternalError
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.jobs import ErrorInfo, JobRecord, JobState, Lane, ModelInfo, Progress, WorkerRecord
 
@@ -123,15 +125,21 @@ def job_record(job: str, values: list[bytes | None]) -> JobRecord | None:
     """Read a job's ``FIELDS``; without a state there is no such job.
 
     Raises:
-        QueueUnavailableError: The record is damaged.
+        InternalError: The record is damaged; waiting does not mend it.
     """
     field = _fields(values)
     if "state" not in field:
         return None
-    try:
+    with _whole(job):
         return _job_record(job, field)
+
+
+@contextmanager
+def _whole(job: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, LookupError) as error:
-        raise QueueUnavailableError(
+        raise InternalError(
             f"Expected a whole record of job {job!r}, got one that somebody else wrote or damaged: {error!r:.200}."
         ) from error
 
@@ -162,22 +170,22 @@ def _job_record(job: str, field: dict[str, bytes]) -> JobRecord:
 
 
 def raw_envelope(job: str, answer: list[Any]) -> RawEnvelope | None:
-    """Read the answer of ``envelope.lua``."""
+    """Read the answer of ``envelope.lua``; raises as ``job_record``."""
     record = job_record(job, answer[0])
     if record is None:
         return None
     told = _fields(answer[0]).get("model_info")
-    items = pairs(answer[1])
-    return RawEnvelope(
-        record,
-        _known(ModelInfo, told) if told else None,
-        [items[index] for index in sorted(items, key=int)],
-    )
+    with _whole(job):
+        items = pairs(answer[1])
+        model = _known(ModelInfo, told) if told else None
+        return RawEnvelope(record, model, [items[index] for index in sorted(items, key=int)])
 
 
 def _known(schema: type[SchemaT], text: bytes | str) -> SchemaT:
     """Read what another version may have written: fields that this one does not know are left out."""
     told = json.loads(text)
+    if not isinstance(told, dict):
+        raise ValueError(f"expected an object, got {type(told).__name__}")  # noqa: TRY004 - the text is at fault
     return schema.model_validate_json(json.dumps({name: told[name] for name in schema.model_fields if name in told}))
 
 

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.visionpipe.queue.conftest import bad, ok
+from visionpipe.errors import InternalError
 from visionpipe.queue import calls, keys
 from visionpipe.schemas.jobs import ErrorInfo, JobState, Lane, Progress
 
@@ -282,3 +283,12 @@ def test_one_blob_of_ordinary_size_comes_with_the_claim(queue, pixels, together)
     payloads = {f"blob:one:{index}": data for index, data in enumerate(pixels)}
     job = queue.submit(max(1, len(pixels)), job="one", payloads=payloads)
     assert queue.claim(job).pixels == together
+
+
+@pytest.mark.parametrize("field", ["progress", "error", "model_info"])
+@pytest.mark.parametrize("text", ["5", "null", "{"])
+def test_a_damaged_record_is_said_to_be_so_and_not_waited_for(queue, field, text):
+    job = queue.held(1).job
+    queue.redis.hset(f"vp:job:{job}", field, text)
+    with pytest.raises(InternalError, match="damaged"):
+        queue.do(calls.envelope(job))

@@ -1,0 +1,40 @@
+"""What a run makes of the items of a chunk."""
+
+from __future__ import annotations
+
+import pytest
+
+from visionpipe.errors import InternalError
+from visionpipe.queue import RawEnvelope
+from visionpipe.runs.outcomes import raw_outcomes
+from visionpipe.schemas.jobs import JobRecord, JobState, Lane
+
+GOOD = b'{"index":0,"result":{"task":"classification","classes":[{"class_id":1,"label":"a","score":0.5}]},"timings":{}}'
+
+
+def envelope(*items: bytes, total: int = 1) -> RawEnvelope:
+    record = JobRecord(
+        job="j", task="classification", model="m", lane=Lane.BULK, state=JobState.DONE, total=total, finished=total,
+        attempts=0, submitted_at=0.0,
+    )  # fmt: skip
+    return RawEnvelope(record, None, list(items))
+
+
+def test_a_plain_result_is_passed_on_as_it_came():
+    (outcome,) = raw_outcomes(envelope(GOOD))
+    assert (outcome.position, outcome.code) == (0, None)
+    assert outcome.answer == "{" + GOOD.decode().partition(",")[2]
+
+
+def test_an_error_and_an_image_without_an_outcome_have_their_reasons():
+    error = b'{"index":1,"error":{"code":"invalid_image","message":"bad"}}'
+    told = {found.position: found.code for found in raw_outcomes(envelope(GOOD, error, total=3))}
+    assert told == {0: None, 1: "invalid_image", 2: "internal_error"}
+
+
+@pytest.mark.parametrize(
+    "item", [b'{"index":0,"junk":1}', b'{"index":0}', b"nonsense", b"5", GOOD.replace(b"{}}", b'{},"new":1}')]
+)
+def test_what_is_no_item_of_this_version_is_never_taken_for_done(item: bytes):
+    with pytest.raises(InternalError, match="this version cannot read"):
+        list(raw_outcomes(envelope(item)))
