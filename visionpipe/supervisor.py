@@ -84,7 +84,10 @@ class Supervisor:
         on_event: Callable[[str], None] | None = None,
     ) -> None:
         self.redis_url = redis_url
-        self.settings = settings.model_copy(update={"redis_url": redis_url})
+        specs = list(specs)
+        # The workers of a node share its devices, whoever starts them.
+        shared = {} if "cuda_workers" in settings.model_fields_set else {"cuda_workers": max(1, len(specs))}
+        self.settings = settings.model_copy(update={"redis_url": redis_url, **shared})
         self.slots: list[Slot] = []
         self._name = f"{os.getpid()}-{secrets.token_hex(2)}"
         self._log_folder = log_folder

@@ -239,3 +239,12 @@ def test_a_supervisor_that_was_never_started_can_be_stopped(redis_url: str, sett
     threads = threading.active_count()
     Supervisor(redis_url, [Script()], settings).stop()
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 4), ({"cuda_workers": 1}, 1)])
+def test_workers_are_told_how_many_share_a_gpu(given: dict[str, int], expected: int):
+    specs = [WorkerSpec(model) for model in ("lenet-digits", "vgg-digits") for _ in range(2)]
+    supervisor = Supervisor("redis://127.0.0.1:1", iter(specs), Settings(**given))
+    assert len(supervisor.slots) == 4
+    assert supervisor.settings.cuda_workers == expected
+    assert "cuda_workers" in supervisor.settings.model_fields_set

@@ -44,8 +44,6 @@ def up(
         for model in models
         for _ in range(workers_per_model)
     ]
-    if "cuda_workers" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"cuda_workers": len(specs)})
     console = Console(stderr=True)
     live = console.is_terminal
     signals = _Signals()

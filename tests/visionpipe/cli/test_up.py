@@ -9,13 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from visionpipe.cli import up
 from visionpipe.queue import calls, connect, run
 from visionpipe.settings import Settings
-from visionpipe.supervisor import WorkerSpec
 
 Becomes = Callable[..., bool]
 
@@ -83,21 +79,3 @@ def test_a_media_root_that_is_no_folder_is_refused(env: dict[str, str]):
     )  # fmt: skip
     assert done.returncode == 1
     assert "NAME=PATH with an existing folder" in done.stderr
-
-
-@pytest.mark.parametrize(("given", "expected"), [({}, 4), ({"VISIONPIPE_CUDA_WORKERS": "1"}, 1)])
-def test_workers_are_told_how_many_share_a_gpu(
-    env: dict[str, str], monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: int
-):
-    seen: list[tuple[int, int]] = []
-
-    def stop(url: str, specs: list[WorkerSpec], settings: Settings, **_: object) -> None:
-        seen.append((len(specs), settings.cuda_workers))
-        raise SystemExit(0)
-
-    monkeypatch.setattr(up, "Supervisor", stop)
-    monkeypatch.setattr(up, "_Signals", object)
-    app = typer.Typer()
-    up.register(app)
-    CliRunner().invoke(app, ["lenet-digits", "vgg-digits", "--workers-per-model", "2"], env={**env, **given})
-    assert seen == [(4, expected)]
