@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from visionpipe.locks import FileLock
 
 
 @contextmanager
@@ -19,8 +19,9 @@ def alone(path: Path, wait: Callable[[], None]) -> Iterator[bool]:
     """
     lock = path.with_name(f".{path.stem}.lock")
     while not path.exists():
-        with lock.open("w") as handle:
-            if _try_lock(handle.fileno()):
+        with FileLock(lock) as mine:
+            # Whoever made the file before deleted the lock as well.
+            if mine.acquire() and mine.in_place():
                 try:
                     yield path.exists()
                 finally:
@@ -28,12 +29,3 @@ def alone(path: Path, wait: Callable[[], None]) -> Iterator[bool]:
                 return
         wait()
     yield True
-
-
-def _try_lock(handle: int) -> bool:
-    """Lock an open file, unless another process has it locked or has deleted it since."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return os.fstat(handle).st_nlink > 0
