@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import traceback
+from collections.abc import Callable
 
 from models.accounting.device import synchronise
 from workers.device import free_memory, is_fatal, is_out_of_memory
@@ -59,8 +60,13 @@ def keep_fp32_unless_slower(
 
 def _sum_s(hosted: HostedModel, runtimes: dict[str, Runtime], num_images: int) -> float:
     """Time one micro-batch of every task; infinite where the memory does not suffice."""
+    return _if_it_fits(hosted, lambda: sum(_time_s(runtime, num_images) for runtime in _timed(runtimes)))
+
+
+def _if_it_fits(hosted: HostedModel, measure: Callable[[], float]) -> float:
+    """Measure, or give infinity where the memory does not suffice."""
     try:
-        return sum(_time_s(runtime, num_images) for runtime in _timed(runtimes))
+        return measure()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -112,14 +118,12 @@ def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | 
 
 def _step_s(hosted: HostedModel, runtimes: dict[str, Runtime], num_images: int) -> float:
     """Time one micro-batch of the slowest task; infinite where the memory does not suffice."""
-    try:
+
+    def slowest() -> float:
         return max(_time_s(runtime, num_images) for runtime in _timed(runtimes))
-    except Exception as error:
-        if not is_out_of_memory(error) or num_images <= WARM_IMAGES:
-            raise
-        traceback.clear_frames(error.__traceback__)
-    free_memory(hosted.device.torch_device)
-    return math.inf
+
+    # A model for which not even the smallest fits cannot be served.
+    return slowest() if num_images <= WARM_IMAGES else _if_it_fits(hosted, slowest)
 
 
 def _warm_or_leave_out(hosted: HostedModel, runtimes: dict[str, Runtime], task: str, runtime: Runtime) -> None:
