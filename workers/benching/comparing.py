@@ -69,7 +69,8 @@ def compare(
         tell: Told in one line of each step.
     """
     in_flight = plan.in_flight[0] if plan.in_flight else IN_FLIGHT
-    private = base.model_copy(update={"redis_url": None})
+    # Both workers live at once, and share a GPU.
+    private = base.model_copy(update={"redis_url": None, "cuda_workers": len(contenders)})
     with ExitStack() as stack:
         sides = [
             Side(asked, stack.enter_context(served(contender, private, asked.folder, tell)))
