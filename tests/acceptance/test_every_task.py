@@ -25,6 +25,7 @@ from visionpipe.client import Client
 from visionpipe.runs import run_folder
 from visionpipe.runs.progress import RunProgress
 from visionpipe.schemas.jobs import Envelope, JobState
+from visionpipe.schemas.requests.base import MAX_IMAGES
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
 from visionpipe.supervisor import Supervisor
@@ -37,7 +38,7 @@ WORK_S = 6.0
 DEADLINE_S = 0.5
 """When they expire, long work later: it has something to hand over only after its first step."""
 TIMES = (1, 3, 9)
-"""A job that was done before it could be stopped is submitted again, larger."""
+"""A job that was done before it could be stopped is submitted again, larger and with less time."""
 
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -62,13 +63,17 @@ class Service:
         """How many images keep this machine busy for ``WORK_S``."""
         if case.endless:
             return int(case.endless_has_image)
-        return int(min(4000, max(8, self.rates[str(case)] * WORK_S)))
+        return int(max(8, self.rates[str(case)] * WORK_S))
 
     def submit(self, case: Case, *, times: int = 1, **how: Any) -> Any:
         """Submit work that lasts, ``times`` as much of it where the measured rate was that of a cold worker."""
-        pictures = [self.pictures[index % len(self.pictures)] for index in range(times * self.number(case))]
+        pictures = self.repeated(min(MAX_IMAGES, times * self.number(case)))
         options = self.options(case, endless=True)
         return self.client.submit(case.task, pictures, model=case.model, options=options, **how)
+
+    def repeated(self, number: int) -> list[Path]:
+        """So many pictures, the few that there are in turn."""
+        return [self.pictures[index % len(self.pictures)] for index in range(number)]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +160,7 @@ def test_a_cancelled_job_keeps_what_was_finished(service: Service, case: Case) -
 def test_a_deadline_ends_a_job_with_what_was_finished(service: Service, case: Case) -> None:
     deadline_s = 10 * DEADLINE_S if case.endless else DEADLINE_S
     for times in TIMES:
-        envelope = service.submit(case, times=times, deadline_s=deadline_s).wait(60)
+        envelope = service.submit(case, times=times, deadline_s=deadline_s / times).wait(60)
         if case.endless or envelope.state is not JobState.DONE:
             break
     assert envelope.state is (JobState.DONE if case.endless else JobState.EXPIRED)
@@ -208,7 +213,7 @@ def after_death(service: Service) -> dict[str, Envelope[Result]]:
     jobs = {}
     for case in CASES:
         options = service.options(case) | ({"steps": 60} if case.endless else {})
-        pictures = (service.pictures * (1 + service.number(case) // 8))[: max(8, service.number(case) // 2)]
+        pictures = service.repeated(min(MAX_IMAGES, max(8, service.number(case) // 2)))
         jobs[str(case)] = service.client.submit(
             case.task, pictures, model=case.model, options=options, lane="bulk", wait_for_worker=True
         )
