@@ -15,7 +15,7 @@ from visionpipe.schemas.results.source import Fetch
 if TYPE_CHECKING:
     from visionpipe.portal import Portal
     from visionpipe.queue import RawEnvelope
-    from visionpipe.transport import Transport
+    from visionpipe.transport import Bell, Transport
 
 ResultT = TypeVar("ResultT", bound=Result)
 
@@ -156,7 +156,7 @@ class AsyncJob(Generic[ResultT]):
                 try:
                     # A ring nearly always means the end: one round trip then reads everything.
                     if rung or (await self.record()).state.ended:
-                        raw = await self._raw()
+                        raw = self._heard_of(bell) or await self._raw()
                         if raw.record.state.ended:
                             return raw
                 except QueueUnavailableError as error:
@@ -166,6 +166,11 @@ class AsyncJob(Generic[ResultT]):
                 # A job's replies go to whoever submitted it; anybody else has to look.
                 rung = await bell.wait(RECHECK_S if self._heard else poll)
                 poll = min(poll * 1.5, LAST_POLL_S)
+
+    def _heard_of(self, bell: Bell) -> RawEnvelope | None:
+        if bell.told is not None:
+            self._seen = bell.told.record
+        return bell.told
 
     def _unknown(self) -> UnknownJobError:
         return UnknownJobError(

@@ -22,6 +22,7 @@ from visionpipe.queue import (
     calls,
     keys,
     ticket_template,
+    told_envelope,
 )
 from visionpipe.schemas.jobs import JobRecord, JobState, Lane, WorkerRecord
 from visionpipe.schemas.requests import Request
@@ -41,6 +42,8 @@ BLOCK_S = 5.0
 """How long one read of the reply stream blocks; well below the connection's timeout."""
 CLOSE_S = 1.0
 """How long closing may wait for Redis."""
+TRIM_AFTER = 500
+"""Replies that are left in the stream once they are read."""
 _ENDED = {state.encode() for state in JobState if state.ended}
 CONNECTIONS = 16
 """Calls under way at once; a thousand waiters must not open a thousand connections."""
@@ -76,6 +79,7 @@ class RedisTransport:
             # Importing Celery takes a fifth of a second, once; other coroutines should not feel it.
             await asyncio.to_thread(ticket_template)
             self._start()
+        self.bells.forget(job)
         external = self._store is not None and bool(payloads)
         # A job that is there already keeps its pixels, also when this request turns out to be another.
         if external and await self.record(job) is None:
@@ -215,9 +219,12 @@ class RedisTransport:
     async def _listen(self) -> None:
         from redis.exceptions import RedisError
 
-        stream, last, delay = keys.reply(self.client), b"0-0", 0.05
+        stream, last, delay, num_read = keys.reply(self.client), b"0-0", 0.05, 0
         while True:
             try:
+                if num_read > TRIM_AFTER:
+                    await _cancellable(self._redis.xtrim(stream, minid=last))
+                    num_read = 0
                 answer = await _cancellable(self._redis.xread({stream: last}, count=1000, block=int(BLOCK_S * 1000)))
             except RedisError as error:
                 logger.debug("reply stream: %s", error)
@@ -228,10 +235,11 @@ class RedisTransport:
                 continue
             delay = 0.05
             for entry, fields in _entries(answer):
-                last = entry
+                last, num_read = entry, num_read + 1
                 # Whatever else somebody wrote there must not deafen the listener.
                 if fields.get(b"state") in _ENDED and b"job" in fields:
-                    self.bells.ended(fields[b"job"].decode(errors="replace"))
+                    job = fields[b"job"].decode(errors="replace")
+                    self.bells.ended(job, told_envelope(job, fields))
 
     async def _keep_alive(self) -> None:
         while True:

@@ -23,6 +23,8 @@ class Bell:
 
     blobs: int = 0
     """How many blobs the job has, as far as the waiter knows."""
+    told: RawEnvelope | None = None
+    """What the job ended with, where that came with the news."""
     _event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ring(self) -> None:
@@ -45,7 +47,7 @@ class Bells:
 
     def __init__(self) -> None:
         self._bells: dict[str, list[Bell]] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, RawEnvelope | None] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(len(bells) for bells in self._bells.values())
@@ -56,7 +58,7 @@ class Bells:
         bell = Bell(blobs)
         self._bells.setdefault(job, []).append(bell)
         if job in self._ended:
-            bell.ring()
+            self._ring(job, bell)
         try:
             yield bell
         finally:
@@ -64,14 +66,29 @@ class Bells:
             if not self._bells[job]:
                 del self._bells[job]
 
-    def ended(self, job: str) -> None:
-        """Ring for a job that ended, now or when somebody comes to wait for it."""
+    def ended(self, job: str, told: RawEnvelope | None = None) -> None:
+        """Ring for a job that ended, now or when somebody comes to wait for it.
+
+        Args:
+            job: The job.
+            told: What it ended with, if that is known already.
+        """
         # The reply often overtakes the answer to submit, when nobody can wait for the job yet.
-        self._ended[job] = None
+        self._ended[job] = told
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
         for bell in self._bells.get(job, ()):
-            bell.ring()
+            bell.told = told
+            self._ring(job, bell)
+
+    def forget(self, job: str) -> None:
+        """Forget an end that was heard earlier: the id is about to be used again."""
+        self._ended.pop(job, None)
+
+    def _ring(self, job: str, bell: Bell) -> None:
+        # Whoever has it keeps it; thousands of answers would add up here.
+        bell.told, self._ended[job] = bell.told or self._ended[job], None
+        bell.ring()
 
     def ring_all(self) -> None:
         """Wake everybody: news may have been missed."""

@@ -1,13 +1,54 @@
-"""What a claimed job asks for, and whether this worker can do it."""
+"""Claiming jobs: what each asks for, and whether this worker can do it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import uuid
+from collections.abc import Collection, Sequence
 
-from visionpipe.errors import InvalidRequestError, UnsupportedTaskError
-from visionpipe.queue import Claim
+from redis import Redis
+
+from visionpipe.errors import InvalidRequestError, ServiceError, UnsupportedTaskError, VisionPipeError
+from visionpipe.queue import Claim, calls, run
+from visionpipe.schemas.jobs import JobState, ModelInfo
 from visionpipe.schemas.requests import Request
+from visionpipe.settings import Settings
 from visionpipe.tasks import parse_request
+from workers.outcome import describe
+from workers.persist import persist, run_all
+
+logger = logging.getLogger("visionpipe.claims")
+
+CLAIM_TRY_S = 5
+"""How long a claim is tried while Redis is away."""
+
+
+def claim_all(redis: Redis, jobs: Sequence[str], worker: str, model: ModelInfo, settings: Settings) -> list[Claim]:
+    """Claim those jobs that still wait, in one round trip; while Redis stays away, none.
+
+    Args:
+        redis: A blocking client.
+        jobs: Their ids.
+        worker: Who claims.
+        model: What it hosts.
+        settings: How long a lease is.
+    """
+    wanted = [calls.claim(job, worker, uuid.uuid4().hex, model, settings) for job in jobs]
+    try:
+        found = persist(lambda: run_all(redis, wanted), give_up_s=CLAIM_TRY_S) if wanted else []
+    except ServiceError as error:
+        logger.warning("tickets dropped, the sweep will see to their jobs (%s): %s", ", ".join(jobs), error)
+        return []
+    return [claim for claim in found if claim is not None]
+
+
+def refuse(redis: Redis, claim: Claim, error: VisionPipeError) -> None:
+    """End a claimed job that cannot be done; without Redis its lease runs out, and the next worker refuses it."""
+    failed = calls.commit(claim.job, claim.token, [], final=JobState.FAILED, error=describe(error))
+    try:
+        persist(lambda: run(redis, failed), give_up_s=CLAIM_TRY_S)
+    except ServiceError as away:
+        logger.warning("job %s was not refused: %s", claim.job, away)
 
 
 def request_of(claim: Claim, model: str, tasks: Collection[str]) -> Request:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,36 +15,29 @@ from visionpipe.fetch import Fetcher
 from visionpipe.media import Folders
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import JobState, Lane
-from visionpipe.schemas.requests import Request
+from visionpipe.schemas.jobs import Lane
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
 from visionpipe.store import Store
 from workers.artifacts import Artifacts
 from workers.batching import Batcher
-from workers.claims import request_of
+from workers.claims import CLAIM_TRY_S, claim_all, refuse, request_of
 from workers.committer import Committer, hand_back
 from workers.device import default_decode_threads, finish_threads, is_fatal
 from workers.hooks import Hooks
 from workers.hosted import HostedModel
 from workers.lanes import LaneThreads, each
 from workers.metrics import Metrics
-from workers.outcome import describe
 from workers.persist import persist
 from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime, Written
 from workers.suspects import Suspects
-from workers.threads import ending_the_worker
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
 
 logger = logging.getLogger("visionpipe.engine")
 
-CLAIM_TRY_S = 5
-"""How long a claim is tried while Redis is away."""
-AT_ONCE = 2
-"""Most threads that prepare a picture instead of claiming: the others must go on claiming, however large it is."""
 HAND_BACK_S = 5
 """How long a device step may still take once a worker hands back what it holds."""
 
@@ -97,32 +89,16 @@ class Engine:
         self._readers = LaneThreads("decode", self._read_into_batch, threads, need=self.batcher.wait_until_hungry)
         self._suspects = Suspects(self.batcher.put_suspect)
         self._way = RightOfWay()
-        self._at_once = threading.Semaphore(AT_ONCE)
         self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
 
-    def accept(self, job_id: str, *, at_once: bool = False) -> None:
-        """Claim the job a ticket names, if it still waits, and set its images on their way.
+    def accept(self, job: str) -> None:
+        """Claim a job, if it still waits, and set its images on their way."""
+        for claim in self.claim([job]):
+            self.read_soon(self.begin(claim))
 
-        Args:
-            job_id: The job.
-            at_once: Whether a single interactive picture that came with the claim may be prepared in this thread, which
-                saves it the way to another.
-        """
-        call = calls.claim(job_id, self._worker, uuid.uuid4().hex, self._parts.hosted.info, self._settings)
-        try:
-            claim = persist(lambda: run(self._redis, call), give_up_s=CLAIM_TRY_S)
-            if claim is None:
-                return
-            try:
-                request = request_of(claim, self._parts.hosted.card.name, self._parts.runtimes)
-            except VisionPipeError as error:
-                failed = calls.commit(job_id, claim.token, [], final=JobState.FAILED, error=describe(error))
-                persist(lambda: run(self._redis, failed), give_up_s=CLAIM_TRY_S)
-                return
-        except ServiceError as error:
-            logger.warning("ticket of %s dropped, the sweep will see to the job: %s", job_id, error)
-            return
-        self._begin(claim, request, at_once=at_once)
+    def claim(self, jobs: Sequence[str]) -> list[Claim]:
+        """Claim those jobs that still wait, in one round trip."""
+        return claim_all(self._redis, jobs, self._worker, self._parts.hosted.info, self._settings)
 
     def held(self) -> list[HeldJob]:
         """The jobs this worker holds."""
@@ -158,7 +134,18 @@ class Engine:
         while self.held() and time.monotonic() < deadline and not (hurry and hurry.is_set()):
             time.sleep(0.02)
 
-    def _begin(self, claim: Claim, request: Request, *, at_once: bool) -> None:
+    def begin(self, claim: Claim) -> list[Work]:
+        """Hold a job and set its images on their way.
+
+        Returns:
+            A single interactive picture that came with its claim, not yet on its way: ``read_here`` saves it the way to
+            another thread, ``read_soon`` does not.
+        """
+        try:
+            request = request_of(claim, self._parts.hosted.card.name, self._parts.runtimes)
+        except VisionPipeError as error:
+            refuse(self._redis, claim, error)
+            return []
         refs: list[ImageRef | None] = list(request.images) or [None]
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
         # A worker that hoards long work keeps it from one that has nothing to do.
@@ -179,17 +166,24 @@ class Engine:
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
             self._suspects.put(claim.lane, works)
-            return
+            return []
         if quick:
             self._way.enter(claim.lane, len(works))
             self.batcher.expect(claim.lane, len(works))
         alone = claim.lane is Lane.INTERACTIVE and len(works) == 1 and job.has_pixels
-        if at_once and quick and alone and self._at_once.acquire(blocking=False):
-            with ending_the_worker("claim"):
-                self._read_into_batch(works)
-            self._at_once.release()
-        else:
-            self._readers.put(claim.lane, works)
+        if quick and alone:
+            return works
+        self._readers.put(claim.lane, works)
+        return []
+
+    def read_here(self, works: Sequence[Work]) -> None:
+        """Read and prepare images of one lane in this thread, and hand them to the device."""
+        self._read_into_batch(works)
+
+    def read_soon(self, works: Sequence[Work]) -> None:
+        """Have images of one lane read and prepared by their threads."""
+        if works:
+            self._readers.put(works[0].job.lane, works)
 
     def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
         """Fetch, decode and preprocess; an exception is the image's outcome."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -16,7 +15,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -29,11 +27,12 @@ from models.errors import ModelError
 from visionpipe.errors import ModelLoadError, SettingsError, UnsupportedTaskError, VisionPipeError
 from visionpipe.fetch import Fetcher
 from visionpipe.queue import TASK_NAME, connect, keys, make_app
-from visionpipe.schemas.base import ID_PATTERN
 from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import open_store
+from workers.accepting import Acceptor
 from workers.batching import HANG_EXIT
+from workers.claims import CLAIM_TRY_S
 from workers.compiler import Compiler, why_eager
 from workers.cuda import settle
 from workers.cuda_start import begin_on_cuda
@@ -44,7 +43,7 @@ from workers.keeper import Keeper
 from workers.metrics import Metrics, serve_http
 from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
-from workers.threads import use_cores, vital
+from workers.threads import vital
 from workers.tickets import TicketConnection
 from workers.usage import UsageMeter
 from workers.version import version
@@ -53,8 +52,6 @@ from workers.window import LaneOrder, Window
 
 logger = logging.getLogger("visionpipe.host")
 
-CLAIM_THREADS = 4
-"""Celery pool threads; each only claims a job and hands it on."""
 SWITCH_S = 0.0005
 """How long one Python thread may keep the others waiting."""
 DEAF_S = 90
@@ -100,6 +97,7 @@ class Host:
         parts = Parts(self._hosted, self._runtimes, store, fetcher, self._window, self._metrics)
         redis = connect(options.redis_url)
         self._engine = Engine(redis, connect(options.redis_url), self.worker, parts, settings, max_batch=max_batch)
+        self._acceptor = Acceptor(self._engine, self._window)
         self._keeper = Keeper(
             connect(options.redis_url),
             self._record(max_batch),
@@ -131,6 +129,7 @@ class Host:
         gc.collect()
         gc.freeze()
         self._engine.batcher.start()
+        self._acceptor.start()
         self._keeper.start()
         self._serve_http()
         vital("watchdog", self._watch).start()
@@ -143,7 +142,7 @@ class Host:
         # Celery handles SIGTERM and SIGINT: its consumer stops, and start() returns.
         celery_worker = self._app.Worker(
             pool="threads",
-            concurrency=CLAIM_THREADS,
+            concurrency=1,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -160,6 +159,7 @@ class Host:
             signal.signal(number, lambda *_: hurry.set())
         self._compiler.close()
         self._keeper.retire()
+        self._acceptor.close(CLAIM_TRY_S)
         logger.info("draining: finishing %d images, at most %g s", self._window.held, self._settings.drain_s)
         self._engine.drain(self._settings.drain_s, hurry)
         self._keeper.close()
@@ -209,17 +209,10 @@ class Host:
         app.conf.task_queues = [Queue(name, exchange=None, routing_key=name) for name in names]
         app.conf.task_default_queue = names[0]
 
-        settled = threading.local()
-
-        @app.task(name=TASK_NAME, ignore_result=True)  # type: ignore[untyped-decorator]
-        def accept(job: Any) -> None:
-            if not hasattr(settled, "cores"):
-                settled.cores = 1
-                use_cores(settled.cores)
-            if isinstance(job, str) and re.fullmatch(ID_PATTERN, job):
-                self._engine.accept(job, at_once=True)
-            else:
-                logger.warning("a ticket without a proper job id was dropped: %.80r", job)
+        @app.task(name=TASK_NAME, ignore_result=True, Strategy=self._acceptor.strategy)  # type: ignore[untyped-decorator]
+        def accept(job: str) -> None:
+            """Take the job that a ticket names; the strategy does, so that Celery's pool runs nothing."""
+            self._engine.accept(job)
 
         return app
 

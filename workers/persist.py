@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from redis import Redis
+from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import NoScriptError, RedisError
 
-from visionpipe.errors import QueueUnavailableError, ServiceError
+from visionpipe.errors import ServiceError
 from visionpipe.queue import Call, run
+from visionpipe.queue.call import refusal
 
 T = TypeVar("T")
 logger = logging.getLogger("visionpipe.persist")
@@ -43,7 +45,7 @@ def persist(attempt: Callable[[], T], *, give_up_s: float, stop: Callable[[], bo
             pause = min(pause * 2, MAX_PAUSE_S)
 
 
-def run_all(redis: Redis, calls: Sequence[Call[bool]]) -> list[bool | None]:
+def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
     """Perform calls in one round trip; ``None`` for each that Redis refused.
 
     Raises:
@@ -61,10 +63,11 @@ def run_all(redis: Redis, calls: Sequence[Call[bool]]) -> list[bool | None]:
                 redis.script_load(script.text)
             return [run(redis, call) for call in calls]
     except RedisError as error:
-        raise QueueUnavailableError(
-            f"Expected an answer from Redis, got {type(error).__name__}: {str(error).rstrip('.')}."
-        ) from error
+        raise refusal(error) from error
     for answer in answers:
+        if isinstance(answer, LostError):
+            # It is loading what it had before it was started again.
+            raise refusal(answer) from answer
         if isinstance(answer, Exception):
             logger.warning("Redis refused a call: %s", answer)
     return [

@@ -11,7 +11,7 @@ import base64
 import logging
 import re
 import uuid
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from kombu.connection import Connection
 from kombu.transport import redis as transport
@@ -20,6 +20,7 @@ from redis import Redis
 
 from visionpipe.queue import ticket_template
 from visionpipe.schemas.base import ID_PATTERN
+from visionpipe.schemas.jobs import Lane
 
 logger = logging.getLogger("visionpipe.tickets")
 
@@ -28,6 +29,23 @@ MAX_BYTES = 16_384
 SHOWN = 80
 
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+class Ticket(NamedTuple):
+    """Says that a job may be waiting."""
+
+    job: str
+    lane: Lane
+
+    @classmethod
+    def of(cls, message: Any) -> Self:
+        """Take it out of a message that was written anew here."""
+        return cls(message.headers["id"], lane_of(message.delivery_info["routing_key"]))
+
+
+def lane_of(queue: str) -> Lane:
+    """The lane of a list of tickets."""
+    return Lane(queue.rpartition(":")[2])
 
 
 def job_of(ticket: bytes) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from visionpipe.schemas.jobs import Lane
+from workers.tickets import lane_of
 
 WINDOW_S = 2.0
 """Work of one lane that a worker holds, in seconds; enough to keep it busy, little to lose or to wait for."""
@@ -14,6 +17,9 @@ MEMORY_S = 15.0
 """How long a past batch counts in the measured rate."""
 MIN_INTERACTIVE = 256
 """Interactive images a worker holds at least before it stops taking more."""
+MAX_COMING = {Lane.INTERACTIVE: 8, Lane.BULK: 1}
+"""Tickets of a lane that wait for their claim before no more are taken of any: what a bulk ticket stands for may fill
+the window by itself, and kombu, once it waits for tickets of one lane alone, does so for a second."""
 
 
 class Window:
@@ -29,10 +35,26 @@ class Window:
         self._expected_rate = rate
         self._held = dict.fromkeys(Lane, 0)
         self._load = dict.fromkeys(Lane, 0)
+        self._coming = dict.fromkeys(Lane, 0)
+        self._opened: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self._items = self._seconds = 0.0
         self._since = time.monotonic()
         self.done_items = 0
+
+    def on_open(self, opened: Callable[[], object]) -> None:
+        """Have something called, from any thread, when all lanes were closed and one is open again."""
+        self._opened = opened
+
+    def expect(self, lane: Lane) -> None:
+        """Count a ticket that was taken."""
+        with self._lock:
+            self._coming[lane] += 1
+
+    def arrived(self, lane: Lane) -> None:
+        """Count no longer a ticket whose job was claimed, and added if there was one."""
+        with self._noticing():
+            self._coming[lane] -= 1
 
     def add(self, lane: Lane, num_items: int, weight: int = 1) -> None:
         """Count images that were claimed; a weight says that each is as much work as so many others."""
@@ -44,7 +66,7 @@ class Window:
 
     def remove(self, lane: Lane, num_items: int, weight: int = 1, *, num_done: int) -> None:
         """Count images that have left, so many of them with an outcome; the others were dropped."""
-        with self._lock:
+        with self._noticing():
             self._held[lane] -= num_items
             self._load[lane] -= num_items * weight
             if not num_done:
@@ -69,7 +91,18 @@ class Window:
     def is_open(self, lane: Lane) -> bool:
         """Whether the worker should take more from a lane."""
         least = 2 * self._max_batch if lane is Lane.BULK else max(MIN_INTERACTIVE, 8 * self._max_batch)
-        return self._load[lane] < max(least, (self.rate or self._expected_rate) * WINDOW_S)
+        has_room = self._load[lane] < max(least, (self.rate or self._expected_rate) * WINDOW_S)
+        return has_room and all(self._coming[each] < most for each, most in MAX_COMING.items())
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Hold the lock, and tell if the first lane opens."""
+        with self._lock:
+            was_open = any(map(self.is_open, Lane))
+            yield
+            opens = not was_open and any(map(self.is_open, Lane))
+        if opens:
+            self._opened()
 
 
 class LaneOrder:
@@ -94,7 +127,7 @@ class LaneOrder:
     def consume(self, _limit: int) -> list[str]:
         """Name the lists for the next pop, most urgent first."""
         self.consumed_at = time.monotonic()
-        return [name for name in self._lists if self._window.is_open(_lane(name))]
+        return [name for name in self._lists if self._window.is_open(lane_of(name))]
 
     def rotate(self, last_used: str) -> str:
         """Put a list that was popped from behind the others of its lane."""
@@ -102,9 +135,5 @@ class LaneOrder:
         return last_used
 
 
-def _lane(name: str) -> Lane:
-    return Lane(name.rpartition(":")[2])
-
-
 def _urgency(name: str) -> int:
-    return list(Lane).index(_lane(name))
+    return list(Lane).index(lane_of(name))

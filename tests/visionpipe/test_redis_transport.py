@@ -157,3 +157,44 @@ async def test_a_store_that_cannot_be_used_is_told_as_one_of_our_errors(settings
             await client.upload(b"x" * 9000)
         with pytest.raises(QueueUnavailableError, match="VISIONPIPE_STORE_URL"):
             await _submit(client, b"x" * 9000)
+
+
+async def test_a_single_answer_is_not_asked_for_again(settings, fake_worker, monkeypatch):
+    async with AsyncClient(settings=settings) as client:
+
+        async def asked(job: str) -> None:
+            raise AssertionError(job)
+
+        monkeypatch.setattr(client._transport, "envelope", asked)
+        envelope = await (await _submit(client)).wait(20)
+        assert envelope.state is JobState.DONE
+        assert envelope.items[0].result is not None
+        # Two who wait for one job both get it.
+        fake_worker.hold()
+        job = await _submit(client, b"five!")
+        waiting = [asyncio.create_task(job.wait(20)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        fake_worker.release()
+        first, second = await asyncio.gather(*waiting)
+        assert first == second
+        assert client._transport.bells._ended[job.id] is None
+
+
+async def test_an_answer_that_was_heard_is_not_given_for_another_job_of_its_id(settings, fake_worker):
+    async with AsyncClient(settings=settings) as client:
+        await client.submit("classification", b"four", model=MODEL, job="again")
+        await asyncio.sleep(0.3)
+        assert client._transport.bells._ended["again"] is not None
+        with connect(str(settings.redis_url)) as redis:
+            redis.delete(keys.job("again"), keys.items("again"))
+        job = await client.submit("classification", b"seven!!", model=MODEL, job="again")
+        assert (await job.result(20)).classes[0].class_id == 7
+
+
+async def test_replies_that_were_read_leave_the_stream(settings, fake_worker, monkeypatch):
+    monkeypatch.setattr(redis_transport, "TRIM_AFTER", 100)
+    async with AsyncClient(settings=settings) as client:
+        for _ in range(5):
+            await asyncio.gather(*[client.classify(b"four", model=MODEL) for _ in range(100)])
+        with connect(str(settings.redis_url)) as redis:
+            assert 0 < int(redis.xlen(keys.reply(client._transport.client))) < 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -27,42 +26,6 @@ def test_a_request_is_read_if_the_model_can_do_it() -> None:
         request_of(claim(finished=frozenset({0, 1})), "grey", ["classification"])
     with pytest.raises(InvalidRequestError):
         request_of(claim()._replace(request=b"{"), "grey", ["classification"])
-
-
-@pytest.fixture
-def prepared_in(rig: Any) -> list[str]:
-    """The threads that prepared pictures."""
-    threads: list[str] = []
-    prepare = rig.watched.prepare
-
-    def noted(work: Any) -> None:
-        threads.append(threading.current_thread().name)
-        prepare(work)
-
-    rig.watched.prepare = noted
-    return threads
-
-
-@pytest.mark.parametrize(
-    ("levels", "lane", "here"),
-    [([7], Lane.INTERACTIVE, True), ([7, 8], Lane.INTERACTIVE, False), ([7], Lane.BULK, False)],
-)
-def test_one_interactive_picture_is_prepared_where_it_was_claimed(
-    rig: Any, prepared_in: list[str], levels: list[int], lane: Lane, here: bool
-) -> None:
-    job = rig.submit(levels, lane=lane, accept=False)
-    rig.engine.accept(job, at_once=True)
-    assert rig.answers(job) == levels
-    assert [name == threading.current_thread().name for name in prepared_in] == [here] * len(levels)
-
-
-def test_threads_that_claim_never_all_prepare(rig: Any, prepared_in: list[str]) -> None:
-    while rig.engine._at_once.acquire(blocking=False):
-        pass
-    job = rig.submit([7], accept=False)
-    rig.engine.accept(job, at_once=True)
-    assert rig.answers(job) == [7]
-    assert threading.current_thread().name not in prepared_in
 
 
 def test_pixels_that_came_with_the_claim_are_not_fetched(rig: Any) -> None:

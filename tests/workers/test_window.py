@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from visionpipe.queue import keys
 from visionpipe.schemas.jobs import Lane
-from workers.window import MIN_INTERACTIVE, LaneOrder, Window
+from workers.window import MAX_COMING, MIN_INTERACTIVE, LaneOrder, Window
 
 NAMES = [keys.lane_list(target, lane) for target in ("m", "m@0123456789ab") for lane in (Lane.BULK, Lane.INTERACTIVE)]
 
@@ -84,6 +86,32 @@ def test_idle_time_does_not_count_in_the_rate() -> None:
         time.sleep(0.2)
     assert window.rate is not None
     assert window.rate > 150
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_tickets_that_wait_for_their_claim_keep_all_others_back(lane: Lane) -> None:
+    window, opened = Window(8), []
+    window.on_open(lambda: opened.append(True))
+    for _ in range(MAX_COMING[lane]):
+        assert len(order(window).consume(4)) == 4
+        window.expect(lane)
+    assert order(window).consume(4) == []
+    window.arrived(lane)
+    assert (len(order(window).consume(4)), len(opened)) == (4, 1)
+
+
+def test_it_is_told_when_the_first_lane_opens_and_then_no_more() -> None:
+    window, opened = Window(8), []
+    window.on_open(lambda: opened.append(True))
+    window.add(Lane.INTERACTIVE, MIN_INTERACTIVE)
+    window.expect(Lane.BULK)
+    window.add(Lane.BULK, 16)
+    window.arrived(Lane.BULK)
+    assert opened == []
+    window.remove(Lane.BULK, 1, num_done=0)
+    window.remove(Lane.BULK, 1, num_done=0)
+    window.remove(Lane.INTERACTIVE, 1, num_done=0)
+    assert opened == [True]
 
 
 def test_weight_fills_the_window_and_leaves_it_again() -> None:

@@ -2,7 +2,7 @@
 
 from visionpipe.queue import calls, keys
 from visionpipe.queue.call import Call, aconnect, arun, connect, run
-from visionpipe.queue.records import Accounts, Claim, QueueStatus, RawEnvelope, Submitted, Swept
+from visionpipe.queue.records import Accounts, Claim, QueueStatus, RawEnvelope, Submitted, Swept, told_envelope
 from visionpipe.queue.tickets import TASK_NAME, make_app, ticket_template
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "make_app",
     "run",
     "ticket_template",
+    "told_envelope",
 ]

@@ -181,6 +181,18 @@ def raw_envelope(job: str, answer: list[Any]) -> RawEnvelope | None:
         return RawEnvelope(record, model, [items[index] for index in sorted(items, key=int)])
 
 
+def told_envelope(job: str, told: dict[bytes, bytes]) -> RawEnvelope | None:
+    """Read what came with the news that a job ended; none when its record must be asked for."""
+    values = [told.get(name.encode()) for name in FIELDS]
+    if None in (told.get(b"state"), told.get(b"total")):
+        return None
+    item = told.get(b"item")
+    try:
+        return raw_envelope(job, [values, [] if item is None else [b"0", item]])
+    except InternalError:
+        return None
+
+
 def _known(schema: type[SchemaT], text: bytes | str) -> SchemaT:
     """Read what another version may have written: fields that this one does not know are left out."""
     told = json.loads(text)

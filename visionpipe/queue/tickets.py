@@ -58,8 +58,7 @@ def make_app(redis_url: str, **transport_options: Any) -> Celery:
         task_acks_late=False,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # Claiming is quick, so no ticket waits long behind another. Celery's way to take none ahead stops reading when
-        # all claim threads are busy, and nobody tells its loop when they are free again: tickets then wait for seconds.
+        # The worker acknowledges each ticket as it takes it, and bounds by itself how many it takes.
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
