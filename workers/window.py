@@ -17,9 +17,8 @@ MEMORY_S = 15.0
 """How long a past batch counts in the measured rate."""
 MIN_INTERACTIVE = 256
 """Interactive images a worker holds at least before it stops taking more."""
-MAX_COMING = {Lane.INTERACTIVE: 8, Lane.BULK: 1}
-"""Tickets of a lane that wait for their claim before no more are taken of any: what a bulk ticket stands for may fill
-the window by itself, and kombu, once it waits for tickets of one lane alone, does so for a second."""
+MAX_COMING = 8
+"""Tickets that wait for their claim at most."""
 
 
 class Window:
@@ -36,6 +35,8 @@ class Window:
         self._held = dict.fromkeys(Lane, 0)
         self._load = dict.fromkeys(Lane, 0)
         self._coming = dict.fromkeys(Lane, 0)
+        # What a job brings, as the last ones did; the first may bring anything.
+        self._usual = dict.fromkeys(Lane, math.inf)
         self._opened: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self._items = self._seconds = 0.0
@@ -63,6 +64,8 @@ class Window:
                 self._since = time.monotonic()
             self._held[lane] += num_items
             self._load[lane] += num_items * weight
+            remembered = 0.0 if math.isinf(self._usual[lane]) else self._usual[lane] / 2
+            self._usual[lane] = max(num_items * weight, remembered)
 
     def remove(self, lane: Lane, num_items: int, weight: int = 1, *, num_done: int) -> None:
         """Count images that have left, so many of them with an outcome; the others were dropped."""
@@ -90,9 +93,23 @@ class Window:
 
     def is_open(self, lane: Lane) -> bool:
         """Whether the worker should take more from a lane."""
+        return self._load[lane] < self._size(lane) and not self._is_waiting
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether tickets that were taken should be claimed before more are: their jobs may fill their window.
+
+        Then no lane is open: kombu, once it waits for tickets of one lane alone, does so for a second.
+        """
+        filling = (
+            number and self._load[lane] + number * self._usual[lane] >= self._size(lane)
+            for lane, number in self._coming.items()
+        )
+        return sum(self._coming.values()) >= MAX_COMING or any(filling)
+
+    def _size(self, lane: Lane) -> float:
         least = 2 * self._max_batch if lane is Lane.BULK else max(MIN_INTERACTIVE, 8 * self._max_batch)
-        has_room = self._load[lane] < max(least, (self.rate or self._expected_rate) * WINDOW_S)
-        return has_room and all(self._coming[each] < most for each, most in MAX_COMING.items())
+        return max(least, (self.rate or self._expected_rate) * WINDOW_S)
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:

@@ -118,7 +118,9 @@ def test_celery_is_told_when_there_is_room_again(rig: Any, lane: Lane) -> None:
             ack=lambda: acknowledged.append(job),
         )
 
-    jobs = [rig.submit([5], lane=lane, accept=False) for _ in range(MAX_COMING[lane])]
+    window.add(lane, 1)
+    window.remove(lane, 1, num_done=0)
+    jobs = [rig.submit([5], lane=lane, accept=False) for _ in range(MAX_COMING)]
     for job in jobs:
         assert window.is_open(lane)
         take(message(job), None, None, None, None)

@@ -89,10 +89,17 @@ def test_idle_time_does_not_count_in_the_rate() -> None:
 
 
 @pytest.mark.parametrize("lane", Lane)
-def test_tickets_that_wait_for_their_claim_keep_all_others_back(lane: Lane) -> None:
-    window, opened = Window(8), []
+@pytest.mark.parametrize(("size", "most"), [(None, 1), (1, MAX_COMING), (100, 4), (400, 1)])
+def test_tickets_are_taken_ahead_as_far_as_jobs_like_the_last_one_would_fill_the_window(
+    lane: Lane, size: int | None, most: int
+) -> None:
+    window, opened = Window(8, 200.0), []
     window.on_open(lambda: opened.append(True))
-    for _ in range(MAX_COMING[lane]):
+    if size is not None:
+        window.add(lane, size)
+        window.remove(lane, size, num_done=0)
+    opened.clear()
+    for _ in range(most):
         assert len(order(window).consume(4)) == 4
         window.expect(lane)
     assert order(window).consume(4) == []
@@ -100,11 +107,31 @@ def test_tickets_that_wait_for_their_claim_keep_all_others_back(lane: Lane) -> N
     assert (len(order(window).consume(4)), len(opened)) == (4, 1)
 
 
+def test_a_large_job_among_small_ones_is_remembered_for_a_while() -> None:
+    window = Window(8, 200.0)
+
+    def ahead() -> int:
+        number = 0
+        while window.is_open(Lane.BULK):
+            window.expect(Lane.BULK)
+            number += 1
+        for _ in range(number):
+            window.arrived(Lane.BULK)
+        return number
+
+    told = []
+    for size in (400, 1, 1, 1, 1):
+        window.add(Lane.BULK, size)
+        window.remove(Lane.BULK, size, num_done=0)
+        told.append(ahead())
+    assert told == [1, 2, 4, 8, 8]
+
+
 def test_it_is_told_when_the_first_lane_opens_and_then_no_more() -> None:
     window, opened = Window(8), []
     window.on_open(lambda: opened.append(True))
-    window.add(Lane.INTERACTIVE, MIN_INTERACTIVE)
     window.expect(Lane.BULK)
+    window.add(Lane.INTERACTIVE, MIN_INTERACTIVE)
     window.add(Lane.BULK, 16)
     window.arrived(Lane.BULK)
     assert opened == []
