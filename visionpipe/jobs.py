@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from visionpipe.envelopes import parse, unwrap
 from visionpipe.errors import InvalidRequestError, QueueUnavailableError, ResultTimeoutError, UnknownJobError
+from visionpipe.queue import told_envelope
 from visionpipe.schemas.jobs import Envelope, JobRecord, JobState, Progress
 from visionpipe.schemas.results import Result
 from visionpipe.schemas.results.source import Fetch
@@ -156,7 +157,7 @@ class AsyncJob(Generic[ResultT]):
                 try:
                     # A ring nearly always means the end: one round trip then reads everything.
                     if rung or (await self.record()).state.ended:
-                        raw = self._heard_of(bell) or await self._raw()
+                        raw = self._told(bell) or await self._raw()
                         if raw.record.state.ended:
                             return raw
                 except QueueUnavailableError as error:
@@ -167,10 +168,12 @@ class AsyncJob(Generic[ResultT]):
                 rung = await bell.wait(RECHECK_S if self._heard else poll)
                 poll = min(poll * 1.5, LAST_POLL_S)
 
-    def _heard_of(self, bell: Bell) -> RawEnvelope | None:
-        if bell.told is not None:
-            self._seen = bell.told.record
-        return bell.told
+    def _told(self, bell: Bell) -> RawEnvelope | None:
+        # Others may have used the id for another job since; whoever has submitted it means the one that was told of.
+        raw = told_envelope(self.id, bell.told) if self._heard else None
+        if raw is not None:
+            self._seen = raw.record
+        return raw
 
     def _unknown(self) -> UnknownJobError:
         return UnknownJobError(

@@ -22,7 +22,6 @@ from visionpipe.queue import (
     calls,
     keys,
     ticket_template,
-    told_envelope,
 )
 from visionpipe.schemas.jobs import JobRecord, JobState, Lane, WorkerRecord
 from visionpipe.schemas.requests import Request
@@ -79,7 +78,6 @@ class RedisTransport:
             # Importing Celery takes a fifth of a second, once; other coroutines should not feel it.
             await asyncio.to_thread(ticket_template)
             self._start()
-        self.bells.forget(job)
         external = self._store is not None and bool(payloads)
         # A job that is there already keeps its pixels, also when this request turns out to be another.
         if external and await self.record(job) is None:
@@ -94,14 +92,19 @@ class RedisTransport:
             external_store=external,
             wait_for_worker=wait_for_worker,
         )
+        was_heard, created = self.bells.forget(job), False
         try:
             submitted = await self._call(call)
+            created = submitted.created
         except (JobConflictError, QueueUnavailableError):
             # The pixels may belong to a job that was accepted after all.
             raise
         except VisionPipeError:
             await self._drop_outside(job, external)
             raise
+        finally:
+            if was_heard and not created:
+                self.bells.ended(job)
         if submitted.state.ended:
             await self._drop_outside(job, external)
             self.bells.ended(job)
@@ -223,8 +226,8 @@ class RedisTransport:
         while True:
             try:
                 if num_read > TRIM_AFTER:
-                    await _cancellable(self._redis.xtrim(stream, minid=last))
                     num_read = 0
+                    await _cancellable(self._redis.xtrim(stream, minid=last))
                 answer = await _cancellable(self._redis.xread({stream: last}, count=1000, block=int(BLOCK_S * 1000)))
             except RedisError as error:
                 logger.debug("reply stream: %s", error)
@@ -239,7 +242,7 @@ class RedisTransport:
                 # Whatever else somebody wrote there must not deafen the listener.
                 if fields.get(b"state") in _ENDED and b"job" in fields:
                     job = fields[b"job"].decode(errors="replace")
-                    self.bells.ended(job, told_envelope(job, fields))
+                    self.bells.ended(job, fields)
 
     async def _keep_alive(self) -> None:
         while True:

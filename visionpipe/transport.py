@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from visionpipe.queue import Accounts, QueueStatus, RawEnvelope, Submitted
 from visionpipe.schemas.jobs import JobRecord, JobState, Lane, WorkerRecord
@@ -15,6 +15,12 @@ from visionpipe.schemas.requests import Request
 
 REMEMBERED = 10_000
 """Jobs whose end was heard before anybody waited for them."""
+TOLD = 200
+"""Of so many, the last, the news themselves are kept."""
+
+T = TypeVar("T")
+News = Mapping[bytes, bytes]
+"""One entry of the reply stream."""
 
 
 @dataclass(eq=False)
@@ -23,8 +29,8 @@ class Bell:
 
     blobs: int = 0
     """How many blobs the job has, as far as the waiter knows."""
-    told: RawEnvelope | None = None
-    """What the job ended with, where that came with the news."""
+    told: News = field(default_factory=dict)
+    """The news of the end; some hold the whole answer, see ``told_envelope``."""
     _event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ring(self) -> None:
@@ -47,7 +53,8 @@ class Bells:
 
     def __init__(self) -> None:
         self._bells: dict[str, list[Bell]] = {}
-        self._ended: OrderedDict[str, RawEnvelope | None] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._told: OrderedDict[str, News] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(len(bells) for bells in self._bells.values())
@@ -58,7 +65,8 @@ class Bells:
         bell = Bell(blobs)
         self._bells.setdefault(job, []).append(bell)
         if job in self._ended:
-            self._ring(job, bell)
+            bell.told = self._told.get(job, {})
+            bell.ring()
         try:
             yield bell
         finally:
@@ -66,29 +74,26 @@ class Bells:
             if not self._bells[job]:
                 del self._bells[job]
 
-    def ended(self, job: str, told: RawEnvelope | None = None) -> None:
+    def ended(self, job: str, told: News | None = None) -> None:
         """Ring for a job that ended, now or when somebody comes to wait for it.
 
         Args:
             job: The job.
-            told: What it ended with, if that is known already.
+            told: The news of it, as they came.
         """
         # The reply often overtakes the answer to submit, when nobody can wait for the job yet.
-        self._ended[job] = told
-        while len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
-        for bell in self._bells.get(job, ()):
-            bell.told = told
-            self._ring(job, bell)
+        _remember(self._ended, job, None, REMEMBERED)
+        waiting = self._bells.get(job, ())
+        if told and not waiting:
+            _remember(self._told, job, told, TOLD)
+        for bell in waiting:
+            bell.told = told or {}
+            bell.ring()
 
-    def forget(self, job: str) -> None:
-        """Forget an end that was heard earlier: the id is about to be used again."""
-        self._ended.pop(job, None)
-
-    def _ring(self, job: str, bell: Bell) -> None:
-        # Whoever has it keeps it; thousands of answers would add up here.
-        bell.told, self._ended[job] = bell.told or self._ended[job], None
-        bell.ring()
+    def forget(self, job: str) -> bool:
+        """Forget an end that was heard earlier, for the id is about to be used again; says whether there was one."""
+        self._told.pop(job, None)
+        return self._ended.pop(job, self) is None
 
     def ring_all(self) -> None:
         """Wake everybody: news may have been missed."""
@@ -99,6 +104,12 @@ class Bells:
     def watched(self) -> dict[str, int]:
         """The jobs somebody waits for, with the number of their blobs."""
         return {job: max(bell.blobs for bell in bells) for job, bells in self._bells.items()}
+
+
+def _remember(found: OrderedDict[str, T], job: str, value: T, most: int) -> None:
+    found[job] = value
+    while len(found) > most:
+        found.popitem(last=False)
 
 
 class Transport(Protocol):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from workers.engine import Engine
+from workers.lanes import slices
 from workers.threads import use_cores, vital
 from workers.tickets import Ticket
 from workers.window import Window
@@ -53,10 +55,11 @@ class Acceptor:
         self._waiting.put(ticket)
 
     def close(self, timeout_s: float) -> None:
-        """Let the threads end after what they were given; waits so long for each."""
+        """Let the threads end after what they were given, and wait for so long."""
         self._waiting.put(None)
+        until = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def strategy(self, _task: Any, _app: Any, consumer: Any) -> Callable[..., None]:
         """Be a Celery task's ``Strategy``: give what its consumer calls with each message."""
@@ -81,17 +84,25 @@ class Acceptor:
         with self._turn:
             tickets = self._take()
             claims = self._engine.claim([ticket.job for ticket in tickets])
-        here: list[Work] = []
+        begun: list[Work] = []
         for claim in claims:
-            here += self._engine.begin(claim)
+            begun += self._engine.begin(claim)
         for ticket in tickets:
             self._window.arrived(ticket.lane)
-        if here and self._preparing.acquire(blocking=False):
-            self._engine.read_here(here)
-            self._preparing.release()
-        elif here:
-            self._engine.read_soon(here)
+        if begun:
+            self._read(begun)
         return bool(tickets)
+
+    def _read(self, begun: list[Work]) -> None:
+        if not self._preparing.acquire(blocking=False):
+            self._engine.read_soon(begun)
+            return
+        # Tiny ones are not worth another thread; larger ones should not wait for each other.
+        here = next(slices(begun))
+        for work in begun[len(here) :]:
+            self._engine.read_soon([work])
+        self._engine.read_here(here)
+        self._preparing.release()
 
     def _take(self) -> list[Ticket]:
         """Wait for a ticket, and take those behind it; none at the end."""

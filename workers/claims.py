@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from redis import Redis
 
-from visionpipe.errors import InvalidRequestError, ServiceError, UnsupportedTaskError, VisionPipeError
+from visionpipe.errors import InvalidRequestError, ServiceError, UnsupportedTaskError
 from visionpipe.queue import Claim, calls, run
 from visionpipe.schemas.jobs import JobState, ModelInfo
 from visionpipe.schemas.requests import Request
@@ -42,7 +42,7 @@ def claim_all(redis: Redis, jobs: Sequence[str], worker: str, model: ModelInfo, 
     return [claim for claim in found if claim is not None]
 
 
-def refuse(redis: Redis, claim: Claim, error: VisionPipeError) -> None:
+def refuse(redis: Redis, claim: Claim, error: Exception) -> None:
     """End a claimed job that cannot be done; without Redis its lease runs out, and the next worker refuses it."""
     failed = calls.commit(claim.job, claim.token, [], final=JobState.FAILED, error=describe(error))
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from visionpipe.errors import QueueUnavailableError, ServiceError, VisionPipeError
+from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.fetch import Fetcher
 from visionpipe.media import Folders
 from visionpipe.queue import Claim, calls, run
@@ -143,7 +143,7 @@ class Engine:
         """
         try:
             request = request_of(claim, self._parts.hosted.card.name, self._parts.runtimes)
-        except VisionPipeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the other jobs go on
             refuse(self._redis, claim, error)
             return []
         refs: list[ImageRef | None] = list(request.images) or [None]

@@ -46,7 +46,7 @@ class LaneThreads:
 
     def put(self, lane: Lane, works: Iterable[Work]) -> None:
         """Hand over images, in the order in which they should be done."""
-        for some in _slices(works):
+        for some in slices(works):
             self._queues[lane].put(some)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ def _size_bytes(ref: ImageRef | None) -> int:
     return len(ref.data) if isinstance(ref, InlineImage) else SLICE_BYTES
 
 
-def _slices(works: Iterable[Work]) -> Iterator[Sequence[Work]]:
+def slices(works: Iterable[Work]) -> Iterator[Sequence[Work]]:
     """Cut work into slices that a thread takes at once; images of unknown size travel alone."""
     some: list[Work] = []
     num_bytes = 0

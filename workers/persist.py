@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from visionpipe.errors import ServiceError
-from visionpipe.queue import Call, run
+from visionpipe.queue import Call
 from visionpipe.queue.call import refusal
+from visionpipe.queue.scripts import Script
 
 T = TypeVar("T")
 logger = logging.getLogger("visionpipe.persist")
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
+
+_UNFIT = (LostError, ReadOnlyError, OutOfMemoryError)
+_UNFIT_WORDS = ("MISCONF", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")
+"""What the server answers while it can do nothing for anybody, whatever was asked."""
 
 
 def persist(attempt: Callable[[], T], *, give_up_s: float, stop: Callable[[], bool] = lambda: False) -> T:
@@ -46,31 +51,47 @@ def persist(attempt: Callable[[], T], *, give_up_s: float, stop: Callable[[], bo
 
 
 def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
-    """Perform calls in one round trip; ``None`` for each that Redis refused.
+    """Perform calls in one round trip; ``None`` for each that Redis refused for what it is.
 
     Raises:
-        ServiceError: Redis cannot be reached, or has no memory left.
+        ServiceError: Redis cannot be reached, takes no writes, or has no memory left.
     """
-    if len(calls) == 1:
-        return [run(redis, calls[0])]
+    answers = _answers(redis, calls)
+    if any(isinstance(answer, NoScriptError) for answer in answers):
+        _load(redis, {call.script for call in calls})
+        answers = _answers(redis, calls)
+    return [_read(call, answer) for call, answer in zip(calls, answers, strict=True)]
+
+
+def _answers(redis: Redis, calls: Sequence[Call[T]]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
     for call in calls:
         pipeline.evalsha(call.script.sha, 0, *call.args)
     try:
-        answers = pipeline.execute(raise_on_error=False)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            for script in {call.script for call in calls}:
-                redis.script_load(script.text)
-            return [run(redis, call) for call in calls]
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
     except RedisError as error:
         raise refusal(error) from error
     for answer in answers:
-        if isinstance(answer, LostError):
-            # It is loading what it had before it was started again.
+        if isinstance(answer, _UNFIT) or (isinstance(answer, RedisError) and str(answer).startswith(_UNFIT_WORDS)):
             raise refusal(answer) from answer
-        if isinstance(answer, Exception):
-            logger.warning("Redis refused a call: %s", answer)
-    return [
-        None if isinstance(answer, Exception) else call.parse(answer)
-        for call, answer in zip(calls, answers, strict=True)
-    ]
+    return answers
+
+
+def _load(redis: Redis, scripts: Iterable[Script]) -> None:
+    try:
+        for script in scripts:
+            redis.script_load(script.text)
+    except RedisError as error:
+        raise refusal(error) from error
+
+
+def _read(call: Call[T], answer: Any) -> T | None:
+    if isinstance(answer, Exception):
+        logger.warning("Redis refused a call: %s", answer)
+        return None
+    try:
+        return call.parse(answer)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # One damaged job must not cost the others of its round trip.
+        logger.warning("an answer of Redis cannot be read: %.200r", error)
+        return None

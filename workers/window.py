@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from visionpipe.schemas.jobs import Lane
@@ -38,13 +38,14 @@ class Window:
         # What a job brings, as the last ones did; the first may bring anything.
         self._usual = dict.fromkeys(Lane, math.inf)
         self._opened: Callable[[], object] = lambda: None
+        self._missed: frozenset[Lane] = frozenset()
         self._lock = threading.Lock()
         self._items = self._seconds = 0.0
         self._since = time.monotonic()
         self.done_items = 0
 
     def on_open(self, opened: Callable[[], object]) -> None:
-        """Have something called, from any thread, when all lanes were closed and one is open again."""
+        """Have something called, from any thread, when a lane opens after ``open_lanes`` found none."""
         self._opened = opened
 
     def expect(self, lane: Lane) -> None:
@@ -54,12 +55,12 @@ class Window:
 
     def arrived(self, lane: Lane) -> None:
         """Count no longer a ticket whose job was claimed, and added if there was one."""
-        with self._noticing():
+        with self._changing():
             self._coming[lane] -= 1
 
     def add(self, lane: Lane, num_items: int, weight: int = 1) -> None:
         """Count images that were claimed; a weight says that each is as much work as so many others."""
-        with self._lock:
+        with self._changing():
             if not any(self._held.values()):
                 self._since = time.monotonic()
             self._held[lane] += num_items
@@ -69,7 +70,7 @@ class Window:
 
     def remove(self, lane: Lane, num_items: int, weight: int = 1, *, num_done: int) -> None:
         """Count images that have left, so many of them with an outcome; the others were dropped."""
-        with self._noticing():
+        with self._changing():
             self._held[lane] -= num_items
             self._load[lane] -= num_items * weight
             if not num_done:
@@ -91,8 +92,14 @@ class Window:
         """Images claimed and without an outcome."""
         return sum(self._held.values())
 
-    def is_open(self, lane: Lane) -> bool:
-        """Whether the worker should take more from a lane."""
+    def open_lanes(self, lanes: Iterable[Lane]) -> set[Lane]:
+        """From which of some lanes the worker should take more; if from none, it is told when that changes."""
+        with self._lock:
+            found = {lane for lane in lanes if self._is_open(lane)}
+            self._missed = frozenset() if found else frozenset(lanes)
+            return found
+
+    def _is_open(self, lane: Lane) -> bool:
         return self._load[lane] < self._size(lane) and not self._is_waiting
 
     @property
@@ -112,12 +119,13 @@ class Window:
         return max(least, (self.rate or self._expected_rate) * WINDOW_S)
 
     @contextmanager
-    def _noticing(self) -> Iterator[None]:
-        """Hold the lock, and tell if the first lane opens."""
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock; tell who found no lane open, if one is now."""
         with self._lock:
-            was_open = any(map(self.is_open, Lane))
             yield
-            opens = not was_open and any(map(self.is_open, Lane))
+            opens = any(map(self._is_open, self._missed))
+            if opens:
+                self._missed = frozenset()
         if opens:
             self._opened()
 
@@ -144,7 +152,8 @@ class LaneOrder:
     def consume(self, _limit: int) -> list[str]:
         """Name the lists for the next pop, most urgent first."""
         self.consumed_at = time.monotonic()
-        return [name for name in self._lists if self._window.is_open(lane_of(name))]
+        lanes = self._window.open_lanes([lane_of(name) for name in self._lists])
+        return [name for name in self._lists if lane_of(name) in lanes]
 
     def rotate(self, last_used: str) -> str:
         """Put a list that was popped from behind the others of its lane."""

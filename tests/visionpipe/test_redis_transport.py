@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from visionpipe import jobs, redis_transport
+from visionpipe import jobs, redis_transport, transport
 from visionpipe.aclient import AsyncClient
-from visionpipe.errors import QueueUnavailableError
+from visionpipe.errors import JobConflictError, QueueUnavailableError
 from visionpipe.queue import connect, keys
 from visionpipe.schemas.jobs import JobState
 from visionpipe.settings import Settings
@@ -177,18 +177,33 @@ async def test_a_single_answer_is_not_asked_for_again(settings, fake_worker, mon
         fake_worker.release()
         first, second = await asyncio.gather(*waiting)
         assert first == second
-        assert client._transport.bells._ended[job.id] is None
+        assert not client._transport.bells._told
 
 
 async def test_an_answer_that_was_heard_is_not_given_for_another_job_of_its_id(settings, fake_worker):
     async with AsyncClient(settings=settings) as client:
         await client.submit("classification", b"four", model=MODEL, job="again")
         await asyncio.sleep(0.3)
-        assert client._transport.bells._ended["again"] is not None
+        assert "again" in client._transport.bells._told
+        with connect(str(settings.redis_url)) as redis:
+            redis.delete(keys.job("again"), keys.items("again"))
+        async with AsyncClient(settings=settings) as other:
+            await other.submit("classification", b"six...", model=MODEL, job="again")
+            assert (await client.job("again").result(20)).classes[0].class_id == 6
+        with pytest.raises(JobConflictError):
+            await client.submit("classification", b"seven!!", model=MODEL, job="again")
         with connect(str(settings.redis_url)) as redis:
             redis.delete(keys.job("again"), keys.items("again"))
         job = await client.submit("classification", b"seven!!", model=MODEL, job="again")
         assert (await job.result(20)).classes[0].class_id == 7
+
+
+async def test_news_that_nobody_waits_for_are_few(settings, fake_worker, monkeypatch):
+    monkeypatch.setattr(transport, "TOLD", 5)
+    async with AsyncClient(settings=settings) as client:
+        jobs = await asyncio.gather(*[_submit(client) for _ in range(20)])
+        assert {(await job.wait(20)).state for job in jobs} == {JobState.DONE}
+        assert len(client._transport.bells._told) <= 5
 
 
 async def test_replies_that_were_read_leave_the_stream(settings, fake_worker, monkeypatch):

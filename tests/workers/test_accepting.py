@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tests.workers.conftest import wait_for
-from visionpipe.schemas.jobs import Lane
+from visionpipe.queue import keys
+from visionpipe.schemas.jobs import JobState, Lane
 from workers.accepting import PREPARING, THREADS, TOGETHER, Acceptor
+from workers.lanes import SLICE_BYTES
 from workers.tickets import Ticket
 from workers.window import MAX_COMING
 
@@ -90,7 +92,7 @@ def test_a_ticket_of_no_job_costs_the_others_nothing(rig: Any, acceptor: Accepto
     for name in ("nobody-knows-this", job, job):
         acceptor.put(Ticket(name, Lane.INTERACTIVE))
     assert rig.answers(job) == [5]
-    wait_for(lambda: rig.engine._parts.window.is_open(Lane.BULK))
+    wait_for(lambda: not any(rig.engine._parts.window._coming.values()))
 
 
 def test_what_was_taken_is_claimed_before_the_threads_end(rig: Any) -> None:
@@ -103,8 +105,37 @@ def test_what_was_taken_is_claimed_before_the_threads_end(rig: Any) -> None:
     assert {rig.envelope(job).record.state for job in jobs} <= {"running", "done"}
 
 
+def test_a_job_that_cannot_be_read_costs_the_others_nothing(
+    rig: Any, acceptor: Acceptor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [rig.submit([level], accept=False) for level in range(3)]
+    rig.redis.hset(keys.items(jobs[0]), "9" * 5000, "x")
+    rig.redis.hset(keys.job(jobs[1]), "request", "[" * 5000)
+    for job in jobs:
+        acceptor.put(Ticket(job, Lane.INTERACTIVE))
+    assert rig.answers(jobs[2]) == [2]
+    assert rig.ended(jobs[1]).record.state is JobState.FAILED
+    wait_for(lambda: rig.redis.hget(keys.job(jobs[0]), "state") == b"done")
+
+
+def test_large_pictures_do_not_wait_for_each_other(rig: Any, prepared_in: list[str]) -> None:
+    acceptor = Acceptor(rig.engine, rig.engine._parts.window)
+    jobs = [rig.submit([level], accept=False) for level in range(4)]
+    for job in jobs[2:]:
+        # What comes after the end of a PNG is not looked at.
+        rig.redis.setrange(keys.stored(f"blob:{job}:0"), SLICE_BYTES - 1, b"x")
+    begun = [work for claim in rig.engine.claim(jobs) for work in rig.engine.begin(claim)]
+    for work in begun[2:]:
+        work.ref = work.ref.model_copy(update={"size_bytes": SLICE_BYTES})
+    acceptor._read(begun)
+    assert [rig.answers(job) for job in jobs] == [[level] for level in range(4)]
+    here = threading.current_thread().name
+    assert sorted(name == here for name in prepared_in) == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("first", "most"), [(None, 1), (1, MAX_COMING)])
 @pytest.mark.parametrize("lane", Lane)
-def test_celery_is_told_when_there_is_room_again(rig: Any, lane: Lane) -> None:
+def test_celery_is_told_when_there_is_room_again(rig: Any, lane: Lane, first: int | None, most: int) -> None:
     window = rig.engine._parts.window
     acceptor = Acceptor(rig.engine, window)
     woken: list[Callable[[], None]] = []
@@ -118,16 +149,18 @@ def test_celery_is_told_when_there_is_room_again(rig: Any, lane: Lane) -> None:
             ack=lambda: acknowledged.append(job),
         )
 
-    window.add(lane, 1)
-    window.remove(lane, 1, num_done=0)
-    jobs = [rig.submit([5], lane=lane, accept=False) for _ in range(MAX_COMING)]
+    if first is not None:
+        window.add(lane, first)
+        window.remove(lane, first, num_done=0)
+    jobs = [rig.submit([5], lane=lane, accept=False) for _ in range(most)]
     for job in jobs:
-        assert window.is_open(lane)
+        assert window.open_lanes(Lane)
         take(message(job), None, None, None, None)
-    assert not any(map(window.is_open, Lane))
+    assert not window.open_lanes(Lane)
     assert acknowledged == jobs
     acceptor.start()
-    wait_for(lambda: all(map(window.is_open, Lane)))
+    wait_for(lambda: bool(woken))
+    assert window.open_lanes(Lane) == set(Lane)
     acceptor.close(5)
     assert len(woken) == 1
     woken[0]()

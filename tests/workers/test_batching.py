@@ -336,12 +336,12 @@ def test_long_work_counts_for_more_in_the_window(rig: Any) -> None:
     rig.watched.gate.clear()
     rig.submit([1])
     for _ in range(2):
-        assert rig.window.is_open(Lane.BULK)
+        assert rig.window.open_lanes([Lane.BULK])
         rig.submit([3], task="explanation", lane=Lane.BULK)
-    assert not rig.window.is_open(Lane.BULK)
-    assert rig.window.is_open(Lane.INTERACTIVE)
+    assert not rig.window.open_lanes([Lane.BULK])
+    assert rig.window.open_lanes([Lane.INTERACTIVE])
     rig.watched.gate.set()
-    until(lambda: rig.window.held == 0 and rig.window.is_open(Lane.BULK))
+    until(lambda: rig.window.held == 0 and rig.window.open_lanes([Lane.BULK]))
 
 
 def test_a_device_step_that_brings_the_thread_down_ends_the_process(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,17 +57,17 @@ def test_the_window_is_two_seconds_of_the_measured_rate() -> None:
     assert window.rate is not None
     assert 300 < window.rate <= 1000
     window.remove(Lane.BULK, 900 - round(1.8 * window.rate), num_done=0)
-    assert window.is_open(Lane.BULK)
+    assert window.open_lanes([Lane.BULK])
     window.add(Lane.BULK, round(0.4 * window.rate))
-    assert not window.is_open(Lane.BULK)
+    assert not window.open_lanes([Lane.BULK])
 
 
 def test_the_first_window_follows_what_the_warm_up_saw() -> None:
     window = Window(4, 100.0)
     window.add(Lane.BULK, 199)
-    assert window.is_open(Lane.BULK)
+    assert window.open_lanes([Lane.BULK])
     window.add(Lane.BULK, 1)
-    assert not window.is_open(Lane.BULK)
+    assert not window.open_lanes([Lane.BULK])
 
 
 def test_dropped_images_leave_the_window_but_not_the_rate() -> None:
@@ -112,7 +112,7 @@ def test_a_large_job_among_small_ones_is_remembered_for_a_while() -> None:
 
     def ahead() -> int:
         number = 0
-        while window.is_open(Lane.BULK):
+        while window.open_lanes([Lane.BULK]):
             window.expect(Lane.BULK)
             number += 1
         for _ in range(number):
@@ -127,24 +127,49 @@ def test_a_large_job_among_small_ones_is_remembered_for_a_while() -> None:
     assert told == [1, 2, 4, 8, 8]
 
 
-def test_it_is_told_when_the_first_lane_opens_and_then_no_more() -> None:
+def test_whoever_found_no_lane_open_is_told_once_when_one_is() -> None:
     window, opened = Window(8), []
     window.on_open(lambda: opened.append(True))
     window.expect(Lane.BULK)
     window.add(Lane.INTERACTIVE, MIN_INTERACTIVE)
     window.add(Lane.BULK, 16)
     window.arrived(Lane.BULK)
+    window.remove(Lane.BULK, 1, num_done=0)
     assert opened == []
+    window.add(Lane.BULK, 1)
+    assert order(window).consume(4) == []
     window.remove(Lane.BULK, 1, num_done=0)
     window.remove(Lane.BULK, 1, num_done=0)
     window.remove(Lane.INTERACTIVE, 1, num_done=0)
     assert opened == [True]
 
 
+def test_a_job_smaller_than_was_feared_opens_the_window_as_it_arrives() -> None:
+    window, opened = Window(8, 100.0), []
+    window.on_open(lambda: opened.append(True))
+    window.expect(Lane.INTERACTIVE)
+    assert order(window).consume(4) == []
+    window.add(Lane.INTERACTIVE, 1)
+    window.arrived(Lane.INTERACTIVE)
+    assert opened == [True]
+
+
+def test_a_worker_of_one_lane_is_told_of_that_lane() -> None:
+    window, opened = Window(8), []
+    window.on_open(lambda: opened.append(True))
+    lists = LaneOrder(window)
+    lists.update(["vp:m:bulk"])
+    window.add(Lane.BULK, 16)
+    assert lists.consume(1) == []
+    window.remove(Lane.BULK, 1, num_done=0)
+    assert opened == [True]
+    assert lists.consume(1) == ["vp:m:bulk"]
+
+
 def test_weight_fills_the_window_and_leaves_it_again() -> None:
     window = Window(8)
     window.add(Lane.BULK, 2, weight=8)
     assert window.held == 2
-    assert not window.is_open(Lane.BULK)
+    assert not window.open_lanes([Lane.BULK])
     window.remove(Lane.BULK, 2, weight=8, num_done=2)
-    assert window.is_open(Lane.BULK)
+    assert window.open_lanes([Lane.BULK])

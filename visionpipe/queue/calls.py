@@ -57,6 +57,8 @@ RESERVED_IDS = {str(lane) for lane in Lane}
 GRACE_S = 10
 """How long a worker may take to hand over a cancelled or expired job before the sweep ends it."""
 SWEEP_LIMIT = 200
+MAX_DIGITS = 6
+"""Of an item's index; Python refuses to read numbers of thousands."""
 
 
 def _ms(seconds: float) -> int:
@@ -171,7 +173,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             attempts,
             float(waited),
             float(left) if left else None,
-            frozenset(int(index) for index in finished if index.isdigit()),
+            frozenset(int(index) for index in finished if index.isdigit() and len(index) <= MAX_DIGITS),
             pixels,
         )
 

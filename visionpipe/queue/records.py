@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -138,7 +138,7 @@ def job_record(job: str, values: list[bytes | None]) -> JobRecord | None:
 def _whole(job: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise InternalError(
             f"Expected a whole record of job {job!r}, got one that somebody else wrote or damaged: {error!r:.200}."
         ) from error
@@ -181,7 +181,7 @@ def raw_envelope(job: str, answer: list[Any]) -> RawEnvelope | None:
         return RawEnvelope(record, model, [items[index] for index in sorted(items, key=int)])
 
 
-def told_envelope(job: str, told: dict[bytes, bytes]) -> RawEnvelope | None:
+def told_envelope(job: str, told: Mapping[bytes, bytes]) -> RawEnvelope | None:
     """Read what came with the news that a job ended; none when its record must be asked for."""
     values = [told.get(name.encode()) for name in FIELDS]
     if None in (told.get(b"state"), told.get(b"total")):

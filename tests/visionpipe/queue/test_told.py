@@ -72,7 +72,15 @@ def test_every_field_that_a_reader_wants_is_told(queue):
 
 
 @pytest.mark.parametrize(
-    "damage", [{b"total": b"many"}, {b"state": b"flying"}, {b"model_info": b"["}, {b"error": b"7"}, {b"lane": b"\xff"}]
+    "damage",
+    [
+        {b"total": b"many"},
+        {b"state": b"flying"},
+        {b"model_info": b"["},
+        {b"error": b"7"},
+        {b"lane": b"\xff"},
+        {b"progress": b"[" * 2000},
+    ],
 )
 def test_damaged_news_are_no_answer(queue, damage):
     claim = queue.held(1)
