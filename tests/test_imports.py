@@ -67,12 +67,17 @@ def test_importing_visionpipe_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_visionpipe_takes_less_than_300_ms(tmp_path: Path):
-    source = "import time; start = time.process_time(); import visionpipe; print(time.process_time() - start)"
-    command = [sys.executable, "-P", "-c", source]
+def test_importing_visionpipe_takes_little_longer_than_what_it_cannot_do_without(tmp_path: Path):
     # Bytecode is there after the first run, as it is for anybody who installed a wheel; and time of this process alone
     # is counted, because others may keep the machine busy.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
-    best = min(float(subprocess.check_output(command, timeout=60, env=environment)) for _ in range(6))
-    assert best < 0.3
+
+    def cost_s(names: str) -> float:
+        source = f"import time; start = time.process_time(); import {names}; print(time.process_time() - start)"
+        return float(subprocess.check_output([sys.executable, "-P", "-c", source], timeout=60, env=environment))
+
+    needed, ours = "asyncio, json, pydantic", "visionpipe"
+    pairs = [(cost_s(needed), cost_s(ours)) for _ in range(6)]
+    least_s, best_s = (min(costs) for costs in zip(*pairs, strict=True))
+    assert best_s < 3.5 * least_s, pairs

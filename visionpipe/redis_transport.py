@@ -92,10 +92,9 @@ class RedisTransport:
             external_store=external,
             wait_for_worker=wait_for_worker,
         )
-        was_heard, created = self.bells.forget(job), False
+        was_heard, submitted = self.bells.forget(job), None
         try:
             submitted = await self._call(call)
-            created = submitted.created
         except (JobConflictError, QueueUnavailableError):
             # The pixels may belong to a job that was accepted after all.
             raise
@@ -103,7 +102,7 @@ class RedisTransport:
             await self._drop_outside(job, external)
             raise
         finally:
-            if was_heard and not created:
+            if was_heard and not (submitted and submitted.created):
                 self.bells.ended(job)
         if submitted.state.ended:
             await self._drop_outside(job, external)
@@ -241,8 +240,7 @@ class RedisTransport:
                 last, num_read = entry, num_read + 1
                 # Whatever else somebody wrote there must not deafen the listener.
                 if fields.get(b"state") in _ENDED and b"job" in fields:
-                    job = fields[b"job"].decode(errors="replace")
-                    self.bells.ended(job, fields)
+                    self.bells.ended(fields[b"job"].decode(errors="replace"), fields)
 
     async def _keep_alive(self) -> None:
         while True:
