@@ -89,7 +89,7 @@ def run(redis: Redis, call: Call[T]) -> T:
         try:
             if load:
                 redis.script_load(call.script.text)
-            answer = _pipeline(redis, call).execute()[-1]
+            answer = _pipeline(redis, call).execute()[-1] if call.sets else _alone(redis, call)
             break
         except RedisError as error:
             load = _again(error, spent)
@@ -106,7 +106,7 @@ async def arun(redis: AsyncRedis, call: Call[T]) -> T:
         try:
             if load:
                 await redis.script_load(call.script.text)
-            answer = (await _pipeline(redis, call).execute())[-1]
+            answer = (await _pipeline(redis, call).execute())[-1] if call.sets else await _alone(redis, call)
             break
         except RedisError as error:
             load = _again(error, spent)
@@ -126,6 +126,11 @@ def _again(error: Exception, spent: set[str]) -> bool:
         raise refusal(error) from error
     spent.add(remedy)
     return remedy == "script"
+
+
+def _alone(redis: Any, call: Call[Any]) -> Any:
+    # A pipeline of one takes redis-py half as long again.
+    return redis.evalsha(call.script.sha, 0, *call.args)
 
 
 def _pipeline(redis: Any, call: Call[Any]) -> Any:
