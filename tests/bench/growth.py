@@ -42,8 +42,9 @@ AT_ONCE = 200
 """Jobs that are put into the queue in one round trip."""
 ASKED = 200
 """Interactive jobs at each length of the queue."""
-RESULT_TTL_S = 10
-"""Finished jobs are kept for so long here: for a day, as by default, Redis would hold every one of them."""
+RESULT_TTL_S = 1
+"""Finished jobs are kept for so long here: for a day, as by default, Redis would hold every one of them. So short, that
+what it takes to throw them away is counted at every length."""
 FLAT_MB, FLAT_RATIO = 64.0, 1.25
 """What should not grow may, from the first length of at least 1,000 to the last, by as much."""
 FLAT_US = 10.0

@@ -39,18 +39,18 @@ class Found(NamedTuple):
     """The reason in words."""
 
 
-class _Entry(NamedTuple):
-    order: bytes
-    name: bytes
-    folder: bool
-    link: bool
-    on_disk: os.DirEntry[bytes]
+class _Listing(NamedTuple):
+    """A folder's names in order, folders with a slash behind; one folder may hold a million."""
+
+    names: list[bytes]
+    links: frozenset[bytes]
 
 
 class _Level(NamedTuple):
     prefix: bytes
     linked: bool
-    entries: Iterator[_Entry]
+    names: Iterator[bytes]
+    links: frozenset[bytes]
 
 
 @dataclass
@@ -91,29 +91,32 @@ class Scanner:
         stack: list[_Level] = []
         yield from self._enter(stack, b"", linked=False)
         while stack:
-            prefix, linked, entries = stack[-1]
-            entry = next(entries, None)
-            if entry is None:
+            prefix, linked, names, links = stack[-1]
+            listed = next(names, None)
+            if listed is None:
                 stack.pop()
                 continue
-            path, through_link = prefix + entry.name, linked or entry.link
-            if entry.name.startswith(b"."):
+            name, is_link = listed.removesuffix(b"/"), listed in links
+            path, through_link = prefix + name, linked or is_link
+            if name.startswith(b"."):
                 yield Found(path, skip="hidden", message="Its name begins with a dot.")
-            elif not entry.folder:
-                yield self._file(path, entry)
-            elif (refusal := self._refuse_folder(path, entry, linked=through_link)) is not None:
+            elif not listed.endswith(b"/"):
+                yield self._file(path, name, is_link=is_link)
+            elif (refusal := self._refuse_folder(path, linked=through_link)) is not None:
                 yield refusal
             else:
                 yield from self._enter(stack, path + b"/", linked=through_link)
 
     def _enter(self, stack: list[_Level], prefix: bytes, *, linked: bool) -> Iterator[Found]:
         try:
-            stack.append(_Level(prefix, linked, iter(self._entries(prefix))))
+            listing = self._listing(prefix)
         except OSError as error:
             yield _unreadable(prefix.rstrip(b"/") or b".", f"This folder cannot be listed: {error.strerror}.")
+        else:
+            stack.append(_Level(prefix, linked, iter(listing.names), listing.links))
 
-    def _entries(self, prefix: bytes) -> list[_Entry]:
-        found = []
+    def _listing(self, prefix: bytes) -> _Listing:
+        names, links = [], []
         with os.scandir(self._root + b"/" + prefix) as listing:
             for entry in listing:
                 # A link that leads round in a circle cannot even be asked whether it is a folder.
@@ -122,13 +125,15 @@ class Scanner:
                 except OSError:
                     folder, link = False, True
                 # With its slash a folder sorts where its files belong, so the walk is in order of whole paths.
-                order = entry.name + b"/" if folder else entry.name
-                found.append(_Entry(order, entry.name, folder, link, entry))
-        found.sort()
-        return found
+                names.append(entry.name + b"/" if folder else entry.name)
+                if link:
+                    links.append(names[-1])
+        names.sort()
+        return _Listing(names, frozenset(links))
 
-    def _refuse_folder(self, path: bytes, entry: _Entry, *, linked: bool) -> Found | None:
-        real = os.path.realpath(entry.on_disk.path) if linked or self.leave_out else entry.on_disk.path
+    def _refuse_folder(self, path: bytes, *, linked: bool) -> Found | None:
+        on_disk = self._root + b"/" + path
+        real = os.path.realpath(on_disk) if linked or self.leave_out else on_disk
         if real in self.leave_out:
             return Found(path, skip="output", message="This is the output folder of the run.")
         if not linked:
@@ -136,7 +141,7 @@ class Scanner:
         if real == self._root or real.startswith(self._root + b"/"):
             return Found(path, skip="linked_inside", message="This link leads to a folder that is scanned itself.")
         try:
-            status = entry.on_disk.stat()
+            status = os.stat(on_disk)  # noqa: PTH116 - a path of bytes
         except OSError as error:
             return _unreadable(path, f"This folder cannot be entered: {error.strerror}.")
         identity = (status.st_dev, status.st_ino)
@@ -145,13 +150,13 @@ class Scanner:
         self._linked.add(identity)
         return None
 
-    def _file(self, path: bytes, entry: _Entry) -> Found:
-        if not self._wanted(path, entry.name):
+    def _file(self, path: bytes, name: bytes, *, is_link: bool) -> Found:
+        if not self._wanted(path, name):
             return Found(path, skip="other_type", message="Its name is not one of those asked for.")
         try:
-            status = entry.on_disk.stat()
+            status = os.stat(self._root + b"/" + path)  # noqa: PTH116 - a path of bytes
         except OSError as error:
-            reason = "the link points to nothing" if entry.link else error.strerror
+            reason = "the link points to nothing" if is_link else error.strerror
             return _unreadable(path, f"This file cannot be opened: {reason}.")
         if not stat.S_ISREG(status.st_mode):
             return Found(path, skip="not_a_file", message="It is a pipe, socket or device.")
