@@ -18,11 +18,11 @@ import torch
 
 from visionpipe.schemas.jobs import Lane, Progress
 from workers.hooks import Hooks
-from workers.longwork import LongQueue, LongWork, end_step, next_step
+from workers.longwork import LONG_EVERY, LongQueue, LongWork, end_step, next_step
 from workers.pipeline import Pipeline
 from workers.ready import MAX_BATCH_VALUES, Ready
 from workers.runtime import Runtime
-from workers.threads import FATAL_EXIT, use_cores, vital
+from workers.threads import use_cores, vital
 from workers.work import Work
 from workers.yielding import ASIDE_S
 
@@ -32,12 +32,8 @@ MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
 HUNGRY = 0.25
 """The device is, when it waits, and below so many micro-batches of ready bulk work."""
-LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
-"""Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
 GATHER_S = 0.1
 """How long, at most, the device waits for a bulk batch to fill while more of it is being read and prepared."""
-HANG_EXIT = FATAL_EXIT
-"""Exit status of a worker whose device step hung."""
 
 
 @dataclass
@@ -142,6 +138,12 @@ class Batcher:
             self._hunger.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits for the device, or is on its way to it."""
+        waiting = any(map(self._ready.count, Lane)) or any(self._coming.values()) or any(map(self._long.has, Lane))
+        return waiting or bool(self._chores or self._suspects)
 
     @property
     def busy_s(self) -> float:

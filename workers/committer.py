@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
@@ -13,10 +14,11 @@ from typing import NamedTuple
 from redis import Redis
 
 from visionpipe.errors import QueueUnavailableError, ServiceError
-from visionpipe.queue import Call, calls, run
-from visionpipe.schemas.jobs import ErrorInfo, JobState, Lane, Progress
+from visionpipe.queue import calls
+from visionpipe.schemas.jobs import Lane, Progress
 from workers.metrics import Metrics
 from workers.outcome import item_json
+from workers.parts import Part, hand_back
 from workers.persist import persist, run_all
 from workers.runtime import Outcome
 from workers.threads import vital
@@ -28,20 +30,12 @@ GIVE_UP_S = 120
 """How long a commit is tried while Redis is away; then the job's lease has long run out."""
 TELL_EVERY_S = 0.5
 """A job's progress is recorded at most so often, however fast its steps are."""
-HAND_BACK_TRY_S = 3
-"""How long an ending worker tries to hand a job back."""
 SLICE = 32
 """Images whose outcomes are written in one turn."""
 TICK_S = 0.5
 """How often finished items of unfinished jobs are looked through while nothing new arrives."""
 
 _URGENCY = {Lane.INTERACTIVE: 0, Lane.BULK: 1}
-_REASONS = {
-    JobState.CANCELLED: ErrorInfo(code="cancelled", message="The job was cancelled while it ran."),
-    JobState.EXPIRED: ErrorInfo(
-        code="deadline_exceeded", message="The deadline passed before every image had an outcome."
-    ),
-}
 
 
 class Entry(NamedTuple):
@@ -51,12 +45,18 @@ class Entry(NamedTuple):
     outcomes: Sequence[Outcome | None]
 
 
+class Unsent(NamedTuple):
+    """A commit that another thread tried once, while Redis was away."""
+
+    part: Part
+
+
 class Ticketed(NamedTuple):
     """What waits for the committer, in the order in which it is taken."""
 
     urgency: int
     serial: int
-    entry: Entry | HeldJob | None
+    entry: Entry | Unsent | HeldJob | None
 
     @property
     def size(self) -> int:
@@ -89,6 +89,7 @@ class Committer:
         self._queue: queue.PriorityQueue[Ticketed] = queue.PriorityQueue()
         self._serial = itertools.count()
         self._pending: dict[HeldJob, None] = {}
+        self._busy = threading.Lock()
         self._thread = vital("commit", self._run)
         self._thread.start()
 
@@ -98,6 +99,29 @@ class Committer:
         for start in range(0, len(batch), SLICE):
             end = start + SLICE
             self._queue.put(Ticketed(urgency, next(self._serial), Entry(batch[start:end], outcomes[start:end])))
+
+    def commit_here(self, work: Work, outcome: Outcome) -> bool:
+        """Commit a job of one image in this thread, which saves it the way to another; not while others wait.
+
+        Returns:
+            Whether that was done, if only once: where Redis is away, the committer's own thread tries on.
+        """
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if not self._queue.empty():
+                return False
+            num_done = self._note([work], [outcome])
+            del self._pending[work.job]
+            part = Part.of(work.job)
+            if part.job.lost or self._try(part):
+                self._end(part)
+            else:
+                self._queue.put(Ticketed(_URGENCY[work.job.lane], next(self._serial), Unsent(part)))
+            self._settled([work], num_done)
+            return True
+        finally:
+            self._busy.release()
 
     def tell(self, job: HeldJob, progress: Progress) -> None:
         """Have a job's progress recorded soon; one that comes too early after another is left out."""
@@ -119,15 +143,20 @@ class Committer:
     def _run(self) -> None:
         closing = False
         while not closing:
-            closing = self._turn(self._take())
+            taken = self._take()
+            with self._busy:
+                closing = self._turn(taken)
 
-    def _turn(self, taken: Sequence[Entry | HeldJob | None]) -> bool:
+    def _turn(self, taken: Sequence[Entry | Unsent | HeldJob | None]) -> bool:
         """Write what was taken; says whether that was the last."""
         left: list[tuple[Sequence[Work], int]] = []
         told: dict[HeldJob, None] = {}
         for entry in taken:
             if isinstance(entry, HeldJob):
                 told[entry] = None
+            elif isinstance(entry, Unsent):
+                self._send([entry.part])
+                self._end(entry.part)
             elif entry is not None:
                 left += [(works, self._note(works, some)) for works, some in _by_job(entry)]
         closing = None in taken
@@ -137,7 +166,7 @@ class Committer:
             self._settled(works, num_done)
         return closing
 
-    def _take(self) -> list[Entry | HeldJob | None]:
+    def _take(self) -> list[Entry | Unsent | HeldJob | None]:
         """Wait for something, then take more of it: many small jobs then share a round trip.
 
         A turn is no longer than one slice of bulk work, after which interactive work has its chance again.
@@ -172,6 +201,15 @@ class Committer:
         for part in parts:
             if part.last:
                 self._end(part)
+
+    def _try(self, part: Part) -> bool:
+        """Send a commit at the first attempt or not at all; says whether Redis has answered."""
+        try:
+            held = run_all(self._redis, [part.call()])[0]
+        except ServiceError:
+            return False
+        part.job.lost = held is False
+        return held is not None
 
     def _send(self, parts: list[Part]) -> None:
         def attempt() -> None:
@@ -222,36 +260,3 @@ def _by_job(entry: Entry) -> Iterator[tuple[Sequence[Work], Sequence[Outcome | N
         end = start + sum(1 for _ in same)
         yield entry.batch[start:end], entry.outcomes[start:end]
         start = end
-
-
-class Part(NamedTuple):
-    """One job's share of a commit."""
-
-    job: HeldJob
-    outcomes: list[tuple[int, bool, bytes]]
-    last: bool
-    final: JobState | None
-    """In what the job ends with this commit, if it was stopped."""
-
-    @classmethod
-    def of(cls, job: HeldJob) -> Part:
-        """Take what a job has by now."""
-        outcomes, last = job.take_outcomes()
-        return cls(job, outcomes, last, job.stopped if last else None)
-
-    def call(self) -> Call[bool]:
-        """The commit, as a call."""
-        error = _REASONS[self.final] if self.final else None
-        return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=self.final, error=error)
-
-
-def hand_back(redis: Redis, job: HeldJob, outcomes: Sequence[tuple[int, bool, bytes]] = ()) -> None:
-    """Give an unfinished job back to the queue, with what is done of it; without Redis its lease runs out instead."""
-    try:
-        if outcomes:
-            persist(
-                lambda: run(redis, calls.commit(job.claim.job, job.claim.token, outcomes)), give_up_s=HAND_BACK_TRY_S
-            )
-        persist(lambda: run(redis, calls.release(job.claim.job, job.claim.token)), give_up_s=HAND_BACK_TRY_S)
-    except ServiceError as error:
-        logger.warning("job %s was not handed back; its lease will run out: %s", job.claim.job, error)

@@ -22,12 +22,13 @@ from visionpipe.store import Store
 from workers.artifacts import Artifacts
 from workers.batching import Batcher
 from workers.claims import CLAIM_TRY_S, claim_all, refuse, request_of
-from workers.committer import Committer, hand_back
+from workers.committer import Committer
 from workers.device import default_decode_threads, finish_threads, is_fatal
 from workers.hooks import Hooks
 from workers.hosted import HostedModel
 from workers.lanes import LaneThreads, each
 from workers.metrics import Metrics
+from workers.parts import hand_back
 from workers.persist import persist
 from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime, Written
@@ -252,8 +253,14 @@ class Engine:
             else:
                 work.rest = answer
                 self._finishers.put(work.job.lane, [work])
+        if len(ended) == 1 and self._may_commit_here(ended[0][0]) and self.committer.commit_here(*ended[0]):
+            return
         if ended:
             self.committer.put([work for work, _ in ended], [outcome for _, outcome in ended])
+
+    def _may_commit_here(self, work: Work) -> bool:
+        """Whether the device has nothing else to do than to see a single answer home."""
+        return work.job.lane is Lane.INTERACTIVE and work.job.open_items == 1 and not self.batcher.has_work
 
     def _finish(self, work: Work) -> None:
         """Do what is left of an image's work once it no longer needs the device."""

@@ -31,7 +31,6 @@ from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.store import open_store
 from workers.accepting import Acceptor
-from workers.batching import HANG_EXIT
 from workers.claims import CLAIM_TRY_S
 from workers.compiler import Compiler, why_eager
 from workers.cuda import settle
@@ -43,7 +42,7 @@ from workers.keeper import Keeper
 from workers.metrics import Metrics, serve_http
 from workers.outcome import ours
 from workers.runtime import Runtime, make_runtimes
-from workers.threads import vital
+from workers.threads import FATAL_EXIT, vital
 from workers.tickets import TicketConnection
 from workers.usage import UsageMeter
 from workers.version import version
@@ -240,7 +239,7 @@ class Host:
             started = self._engine.batcher.step_started
             if started is not None and time.monotonic() - started > self._settings.hang_s:
                 logger.critical("a device step has taken more than %g s; the worker ends", self._settings.hang_s)
-                os._exit(HANG_EXIT)
+                os._exit(FATAL_EXIT)
             time.sleep(min(1.0, self._settings.hang_s / 4))
 
 

@@ -17,6 +17,8 @@ logger = logging.getLogger("visionpipe.longwork")
 
 MAX_ACTIVE = 4
 """Long jobs of one lane that are under way at once; each holds its state on the device."""
+LONG_EVERY = {Lane.INTERACTIVE: 1, Lane.BULK: 4}
+"""Long work gets a step at least after so many bulk batches, so that an overnight run does not starve it."""
 BULK_EVERY = 4
 """Bulk long work gets a step at least after so many interactive ones."""
 

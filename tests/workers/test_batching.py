@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState, Lane
 from workers import batching
+from workers.longwork import LONG_EVERY
+from workers.threads import FATAL_EXIT
 from workers.yielding import ASIDE_S, RightOfWay
 
 RAISES, NOT_A_NUMBER, EXITS = 255, 254, 253
@@ -260,7 +262,7 @@ def test_long_work_and_bulk_share_the_device(rig: Any) -> None:
     assert rig.answers(long) == [20]
     batches = len(rig.watched.batches)
     assert batches == 1 + math.ceil(200 / 16)
-    assert sum(tick < batches for tick in rig.long.ticks) == batches // batching.LONG_EVERY[Lane.BULK]
+    assert sum(tick < batches for tick in rig.long.ticks) == batches // LONG_EVERY[Lane.BULK]
 
 
 def test_interactive_work_waits_for_at_most_one_step_of_long_work(rig: Any) -> None:
@@ -362,7 +364,7 @@ def test_a_device_step_that_brings_the_thread_down_ends_the_process(rig: Any, mo
     monkeypatch.setattr(rig.watched, "forward", broken)
     rig.submit([1])
     assert ended.wait(5)
-    assert exits == [batching.HANG_EXIT]
+    assert exits == [FATAL_EXIT]
     rig.engine._held.clear()
 
 

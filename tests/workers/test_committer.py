@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from visionpipe.errors import QueueUnavailableError
 from visionpipe.queue import calls, run
 from visionpipe.redis_server import RedisServer
 from visionpipe.schemas.jobs import JobState, Lane
@@ -100,6 +101,78 @@ def test_many_small_jobs_of_one_batch_share_a_round_trip(rig: Any, monkeypatch: 
     assert [rig.answers(job) for job in (first, *jobs)] == [[level] for level in range(16)]
 
 
+@pytest.fixture
+def committed_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The threads that made commits."""
+    threads: list[str] = []
+
+    def noted(redis: Any, wanted: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return run_all(redis, wanted)
+
+    monkeypatch.setattr(committer, "run_all", noted)
+    return threads
+
+
+def test_a_single_answer_is_committed_by_a_device_that_has_nothing_else_to_do(
+    rig: Any, committed_in: list[str]
+) -> None:
+    # Whether the claim has been left by then is a matter of microseconds.
+    for level in range(5):
+        assert rig.answers(rig.submit([level])) == [level]
+    assert "device" in committed_in
+    committed_in.clear()
+    assert rig.answers(rig.submit([7], lane=Lane.BULK)) == [7]
+    assert committed_in == ["commit"]
+    # Of a job of two the last may find the first still unsent.
+    assert rig.answers(rig.submit([7, 8])) == [7, 8]
+
+
+def test_the_device_does_not_commit_while_more_waits_for_it(rig: Any, committed_in: list[str]) -> None:
+    rig.watched.gate.clear()
+    first = rig.submit([1])
+    until(lambda: rig.watched.batches)
+    bulk = rig.submit(list(range(20)), lane=Lane.BULK)
+    until(lambda: rig.engine.batcher._ready.count(Lane.BULK) > 0)
+    assert rig.engine.batcher.has_work
+    rig.watched.gate.set()
+    assert rig.answers(first) == [1]
+    assert committed_in[0] == "commit"
+    assert rig.answers(bulk) == list(range(20))
+    until(lambda: not rig.engine.batcher.has_work)
+
+
+def test_what_the_device_could_not_commit_is_tried_on_by_the_committer(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def away(redis: Any, wanted: Any) -> Any:
+        tried.append(threading.current_thread().name)
+        if len(tried) < 3:
+            raise QueueUnavailableError("away")
+        return run_all(redis, wanted)
+
+    monkeypatch.setattr(committer, "run_all", away)
+    rig.engine._may_commit_here = lambda _: True
+    assert rig.answers(rig.submit([6])) == [6]
+    assert tried == ["device", "commit", "commit"]
+    until(lambda: not rig.engine.held() and rig.window.held == 0)
+
+
+def test_the_device_leaves_a_job_that_is_no_longer_held_alone(rig: Any, committed_in: list[str]) -> None:
+    rig.engine._may_commit_here = lambda _: True
+    rig.watched.gate.clear()
+    job = rig.submit([6])
+    until(lambda: rig.watched.batches)
+    (held,) = rig.engine.held()
+    held.lost = True
+    rig.watched.gate.set()
+    until(lambda: not rig.engine.held() and rig.window.held == 0)
+    assert committed_in == []
+    assert rig.envelope(job).items == []
+
+
 def test_a_drain_finishes_what_is_held(rig: Any) -> None:
     rig.watched.gate.clear()
     jobs = [rig.submit(list(range(40)), lane=Lane.BULK), rig.submit([3], task="explanation")]
@@ -172,7 +245,7 @@ def test_a_hurried_drain_hands_back_at_once(rig: Any) -> None:
 def test_a_drain_without_redis_ends_all_the_same(
     make_rig: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.committer.HAND_BACK_TRY_S", 0.3)
+    monkeypatch.setattr("workers.parts.HAND_BACK_TRY_S", 0.3)
     monkeypatch.setattr("workers.engine.HAND_BACK_S", 0.3)
     rig = make_rig(settings={"redis_url": redis_server.url})
     rig.long.pause_s = 0.02
