@@ -122,7 +122,7 @@ def device_memory(device: torch.device) -> int:
 
 def finish_threads() -> int:
     """How many threads of each lane encode and keep what the device has left to them."""
-    return max(1, min(4, (os.cpu_count() or 1) // 2))
+    return max(1, min(4, os.cpu_count() or 1))
 
 
 def default_decode_threads(configured: int) -> int:
