@@ -85,10 +85,12 @@ class Acceptor:
             tickets = self._take()
             claims = self._engine.claim([ticket.job for ticket in tickets])
         begun: list[Work] = []
-        for claim in claims:
-            begun += self._engine.begin(claim)
-        for ticket in tickets:
-            self._window.arrived(ticket.lane)
+        with self._window.reserved(claims):
+            # Interactive tickets need not wait for the request of a large job to be read.
+            for ticket in tickets:
+                self._window.arrived(ticket.lane)
+            for claim in claims:
+                begun += self._engine.begin(claim)
         if begun:
             self._read(begun)
         return bool(tickets)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from visionpipe.queue import Claim
 from visionpipe.schemas.jobs import Lane
 from workers.tickets import lane_of
 
@@ -54,9 +56,26 @@ class Window:
             self._coming[lane] += 1
 
     def arrived(self, lane: Lane) -> None:
-        """Count no longer a ticket whose job was claimed, and added if there was one."""
+        """Count no longer a ticket whose job was claimed, and counted if there was one."""
         with self._changing():
             self._coming[lane] -= 1
+
+    @contextmanager
+    def reserved(self, claims: Iterable[Claim]) -> Iterator[None]:
+        """Count images of jobs that were claimed and are not added yet: reading a large request takes a while."""
+        counts = Counter(dict.fromkeys(Lane, 0))
+        for claim in claims:
+            counts[claim.lane] += claim.num_open
+        self._reserve(counts, 1)
+        try:
+            yield
+        finally:
+            self._reserve(counts, -1)
+
+    def _reserve(self, counts: Mapping[Lane, int], sign: int) -> None:
+        with self._changing():
+            for lane, number in counts.items():
+                self._load[lane] += sign * number
 
     def add(self, lane: Lane, num_items: int, weight: int = 1) -> None:
         """Count images that were claimed; a weight says that each is as much work as so many others."""

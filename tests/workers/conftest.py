@@ -159,7 +159,8 @@ class Rig:
     def __init__(self, hosted: HostedModel, settings: Settings, *, max_batch: int = 16) -> None:
         assert settings.redis_url is not None
         self.settings = settings
-        self.redis = connect(settings.redis_url)
+        self._clients = [connect(settings.redis_url) for _ in range(3)]
+        self.redis, commit_redis, keeper_redis = self._clients
         self.hosted = hosted
         self.watched, self.long = WatchedRuntime(hosted), StepsRuntime(hosted)
         self.window, self.metrics = Window(max_batch), Metrics(hosted.card.name)
@@ -172,13 +173,13 @@ class Rig:
             self.window,
             self.metrics,
         )
-        self.engine = Engine(self.redis, connect(settings.redis_url), "w1", parts, settings, max_batch=max_batch)
+        self.engine = Engine(self.redis, commit_redis, "w1", parts, settings, max_batch=max_batch)
         record = WorkerRecord(
             worker="w1", model=hosted.card.name, digest=hosted.entry.digest, tasks=["classification"], device="cpu",
             precision="fp32", lanes=list(Lane), max_batch=max_batch, version="0", started_at=time.time(),
         )  # fmt: skip
         self.keeper = Keeper(
-            connect(settings.redis_url), record, settings,
+            keeper_redis, record, settings,
             store=store, held=self.engine.held, window=self.window, metrics=self.metrics,
         )  # fmt: skip
         self.engine.batcher.start()
@@ -233,6 +234,8 @@ class Rig:
         self.watched.gate.set()
         self.engine.drain(5)
         self.keeper.close()
+        for client in self._clients:
+            client.close()
 
 
 @pytest.fixture(scope="session")

@@ -93,8 +93,8 @@ def test_by_default_it_is_what_enters_the_head_and_one_batch_serves_many_images(
     features = network.features(inputs)
     for seed, result in enumerate(answers(runtime, [make_work(seed) for seed in range(3)])):
         assert (result.layer, result.dimensions, result.normalized) == ("output:input", 84, False)
-        assert result.vector == pytest.approx(features[seed].tolist(), abs=1e-6)
-        assert result.norm == pytest.approx(float(features[seed].norm()), rel=1e-6)
+        assert result.vector == pytest.approx(features[seed].tolist(), abs=1e-5)
+        assert result.norm == pytest.approx(float(features[seed].norm()), rel=1e-5)
         assert result.image_size_wh == (8, 8)
 
 

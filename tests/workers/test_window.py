@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from visionpipe.queue import keys
+from visionpipe.queue import Claim, keys
 from visionpipe.schemas.jobs import Lane
 from workers.window import MAX_COMING, MIN_INTERACTIVE, LaneOrder, Window
 
@@ -152,6 +152,20 @@ def test_a_job_smaller_than_was_feared_opens_the_window_as_it_arrives() -> None:
     window.add(Lane.INTERACTIVE, 1)
     window.arrived(Lane.INTERACTIVE)
     assert opened == [True]
+
+
+def test_what_is_claimed_fills_the_window_before_it_is_added() -> None:
+    window = Window(8, 100.0)
+    claim = Claim("j", "t", b"", Lane.BULK, 0, 0.0, None, frozenset(), num_open=200)
+    window.expect(Lane.BULK)
+    with window.reserved([claim]):
+        window.arrived(Lane.BULK)
+        assert window.open_lanes(Lane) == {Lane.INTERACTIVE}
+        assert window.held == 0
+        window.add(Lane.BULK, 200)
+    assert (window.held, window.open_lanes(Lane)) == (200, {Lane.INTERACTIVE})
+    window.remove(Lane.BULK, 1, num_done=0)
+    assert window.open_lanes(Lane) == set(Lane)
 
 
 def test_a_worker_of_one_lane_is_told_of_that_lane() -> None:

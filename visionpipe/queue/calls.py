@@ -164,7 +164,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             logger.warning("the record of job %s is damaged or none of ours; its ticket was dropped", job)
         if answer[0] != b"claimed":
             return None
-        _, request, lane, attempts, waited, left, finished, pixels = answer
+        _, request, lane, attempts, waited, left, finished, pixels, num_open = answer
         return Claim(
             job,
             token,
@@ -175,6 +175,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             float(left) if left else None,
             frozenset(int(index) for index in finished if index.isdigit() and len(index) <= MAX_DIGITS),
             pixels,
+            num_open,
         )
 
     return Call(script("claim"), (job, worker, token, _ms(settings.lease_s), model.model_dump_json()), parse)

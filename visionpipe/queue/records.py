@@ -51,6 +51,8 @@ class Claim(NamedTuple):
     """Items that have an outcome from an earlier attempt."""
     pixels: bytes = b""
     """The job's only blob, where it is of ordinary size."""
+    num_open: int = 0
+    """Items without an outcome."""
 
 
 class RawEnvelope(NamedTuple):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def processes_that_know_of(path: Path) -> list[str]:
     """Command lines of processes whose arguments or environment name a path."""
@@ -23,13 +25,14 @@ def processes_that_know_of(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(420)
 def test_the_demo_answers_rightly_and_leaves_no_process_behind(tmp_path, becomes):
     done = subprocess.run(
         [sys.executable, "-m", "visionpipe", "demo", "--out", "shown"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

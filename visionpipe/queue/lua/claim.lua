@@ -34,4 +34,4 @@ if full.blobs == '1' and full.external ~= '1' and redis.call('TYPE', blob).ok ==
   pixels = redis.call('GET', blob)
 end
 return {'claimed', full.request, full.lane, tonumber(full.attempts), math.max(0, now - tonumber(full.submitted_at)),
-        tostring(left), redis.call('HKEYS', 'vp:items:' .. job), pixels}
+        tostring(left), redis.call('HKEYS', 'vp:items:' .. job), pixels, remaining(record)}
