@@ -205,21 +205,23 @@ class Committer:
     def _try(self, part: Part) -> bool:
         """Send a commit at the first attempt or not at all; says whether Redis has answered."""
         try:
-            held = run_all(self._redis, [part.call()])[0]
+            return not self._attempt([part])
         except ServiceError:
             return False
-        part.job.lost = held is False
-        return held is not None
+
+    def _attempt(self, parts: list[Part]) -> list[Part]:
+        """Send commits once; gives those that Redis refused."""
+        answers = run_all(self._redis, [part.call() for part in parts])
+        for part, held in zip(parts, answers, strict=True):
+            if held is False:
+                logger.warning("job %s is no longer held here; outcomes thrown away", part.job.claim.job)
+                part.job.lost = True
+        return [part for part, held in zip(parts, answers, strict=True) if held is None]
 
     def _send(self, parts: list[Part]) -> None:
         def attempt() -> None:
             nonlocal parts
-            answers = run_all(self._redis, [part.call() for part in parts])
-            for part, held in zip(parts, answers, strict=True):
-                if held is False:
-                    logger.warning("job %s is no longer held here; outcomes thrown away", part.job.claim.job)
-                    part.job.lost = True
-            parts = [part for part, held in zip(parts, answers, strict=True) if held is None]
+            parts = self._attempt(parts)
             if parts:
                 raise QueueUnavailableError(f"Redis refused to commit {len(parts)} jobs.")
 
