@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from visionpipe.schemas.jobs import Lane
 from workers.engine import Engine
 from workers.lanes import slices
 from workers.threads import use_cores, vital
@@ -84,15 +85,14 @@ class Acceptor:
         with self._turn:
             tickets = self._take()
             claims = self._engine.claim([ticket.job for ticket in tickets])
-        begun: list[Work] = []
         with self._window.reserved(claims):
             # Interactive tickets need not wait for the request of a large job to be read.
             for ticket in tickets:
                 self._window.arrived(ticket.lane)
-            for claim in claims:
-                begun += self._engine.begin(claim)
-        if begun:
-            self._read(begun)
+            for lane in Lane:
+                begun = [work for claim in claims if claim.lane is lane for work in self._engine.begin(claim)]
+                if begun:
+                    self._read(begun)
         return bool(tickets)
 
     def _read(self, begun: list[Work]) -> None:

@@ -1,4 +1,4 @@
-"""Writes outcomes back to the queue, off the device thread."""
+"""Writes outcomes back to the queue, off the device thread unless that has nothing else to do."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, Red
 
 from visionpipe.errors import ServiceError
 from visionpipe.queue import Call
-from visionpipe.queue.call import refusal
+from visionpipe.queue.call import again, refusal
 from visionpipe.queue.scripts import Script
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ logger = logging.getLogger("visionpipe.persist")
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
-_UNFIT = (LostError, ReadOnlyError, OutOfMemoryError)
+_UNFIT = (NoScriptError, LostError, ReadOnlyError, OutOfMemoryError)
 _UNFIT_WORDS = ("MISCONF", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS")
 """What the server answers while it can do nothing for anybody, whatever was asked."""
 
@@ -56,10 +56,14 @@ def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
     Raises:
         ServiceError: Redis cannot be reached, takes no writes, or has no memory left.
     """
-    answers = _answers(redis, calls)
-    if any(isinstance(answer, NoScriptError) for answer in answers):
-        _load(redis, {call.script for call in calls})
-        answers = _answers(redis, calls)
+    spent: set[str] = set()
+    while True:
+        try:
+            answers = _answers(redis, calls)
+            break
+        except RedisError as error:
+            if again(error, spent):
+                _load(redis, {call.script for call in calls})
     return [_read(call, answer) for call, answer in zip(calls, answers, strict=True)]
 
 
@@ -67,13 +71,10 @@ def _answers(redis: Redis, calls: Sequence[Call[T]]) -> list[Any]:
     pipeline = redis.pipeline(transaction=False)
     for call in calls:
         pipeline.evalsha(call.script.sha, 0, *call.args)
-    try:
-        answers: list[Any] = pipeline.execute(raise_on_error=False)
-    except RedisError as error:
-        raise refusal(error) from error
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
     for answer in answers:
         if isinstance(answer, _UNFIT) or (isinstance(answer, RedisError) and str(answer).startswith(_UNFIT_WORDS)):
-            raise refusal(answer) from answer
+            raise answer
     return answers
 
 

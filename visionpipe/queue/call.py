@@ -92,7 +92,7 @@ def run(redis: Redis, call: Call[T]) -> T:
             answer = _pipeline(redis, call).execute()[-1] if call.sets else _alone(redis, call)
             break
         except RedisError as error:
-            load = _again(error, spent)
+            load = again(error, spent)
     return call.parse(answer)
 
 
@@ -109,11 +109,11 @@ async def arun(redis: AsyncRedis, call: Call[T]) -> T:
             answer = (await _pipeline(redis, call).execute())[-1] if call.sets else await _alone(redis, call)
             break
         except RedisError as error:
-            load = _again(error, spent)
+            load = again(error, spent)
     return call.parse(answer)
 
 
-def _again(error: Exception, spent: set[str]) -> bool:
+def again(error: Exception, spent: set[str]) -> bool:
     """Allow one more try for each remedy, or raise; says whether the script must be loaded first."""
     from redis.exceptions import ConnectionError as LostError
     from redis.exceptions import NoScriptError
