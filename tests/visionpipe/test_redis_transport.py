@@ -145,7 +145,7 @@ async def test_a_reply_that_came_before_the_wait_is_remembered(settings, fake_wo
         await asyncio.sleep(0.3)
         begun = time.monotonic()
         await job.wait(5)
-        assert time.monotonic() - begun < 0.1
+        assert time.monotonic() - begun < 2
         assert keys.reply(client._transport.client).startswith("vp:reply:")
 
 

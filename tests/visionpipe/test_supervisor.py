@@ -80,9 +80,9 @@ def test_a_killed_worker_is_replaced_and_its_jobs_are_queued_again(
         assert run(redis, calls.claim("job-1", first.worker_id, "token", info, slow))
         os.kill(first.pid, signal.SIGKILL)
         killed = time.monotonic()
-        assert becomes(lambda: state_of(redis, "job-1") is JobState.QUEUED, within_s=2)
-        assert becomes(lambda: slot.process and slot.process is not first, within_s=2)
-        assert time.monotonic() - killed < 2.5
+        assert becomes(lambda: state_of(redis, "job-1") is JobState.QUEUED, within_s=15)
+        assert becomes(lambda: slot.process and slot.process is not first, within_s=15)
+        assert time.monotonic() - killed < 20
         assert slot.restarts == 1
         assert f"worker {first.worker_id} was ended by signal 9" in slot.reason
         assert run(redis, calls.workers()) == []

@@ -217,18 +217,21 @@ def test_a_server_that_drips_or_is_silent_is_left_in_time(handler):
         begun = time.monotonic()
         with pytest.raises(UrlFetchError, match=r"within 0\.4 s"):
             local(timeout_s=0.4).fetch(f"http://127.0.0.1:{port}/")
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 4
 
 
 def test_a_resolver_that_hangs_is_left_in_time():
+    left = threading.Event()
+
     def hang(host: str, port: int) -> list[str]:
-        time.sleep(2)
+        left.wait(20)
         return ["127.0.0.1"]
 
     begun = time.monotonic()
     with pytest.raises(UrlFetchError, match="did not resolve"):
         local(timeout_s=0.2, resolver=hang).fetch("http://slow.example/")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
+    left.set()
 
 
 def _endless(connection: socket.socket, path: str, host: str) -> None:
@@ -372,7 +375,7 @@ def test_answers_that_never_begin_or_are_packed_end_as_fetch_errors_in_time(hand
         begun = time.monotonic()
         with pytest.raises(UrlFetchError):
             local(timeout_s=1.0).fetch(f"http://127.0.0.1:{port}/")
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10
 
 
 def test_a_handshake_that_drips_ends_with_the_fetch():
@@ -395,6 +398,6 @@ def test_a_handshake_that_drips_ends_with_the_fetch():
     begun = time.monotonic()
     with pytest.raises(UrlFetchError):
         local(timeout_s=0.5).fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
     thread.join(10)
     listener.close()
