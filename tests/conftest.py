@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -17,6 +18,10 @@ from tests.helpers import acl
 from tests.helpers.acl import servers_under_acl
 from visionpipe.redis_server import RedisServer, find_server
 from visionpipe.settings import Settings
+
+# Threads of torch that wait for work otherwise keep a core busy for milliseconds, and what the tests start beside them
+# gets it late: on a full machine a small network becomes a hundred times slower. Read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "500")
 
 
 def pytest_configure() -> None:
