@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 MINUTES ?= 5
+JOBS ?= 2
 PACKAGES := visionpipe workers models
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
 export UV_NO_PROGRESS := 1
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiling torch's Python anew in every process costs each worker seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test faults soak fuzz audit bench bench-parity check format lock clean gpu-wheels gpu-check
+.PHONY: help setup demo test slow faults soak fuzz audit bench bench-parity check format lock clean gpu-wheels gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -28,11 +29,14 @@ setup: $(READY) ## install everything into .venv
 demo: $(READY) ## run 1,838 real files through a real queue and show the results (ARGS=... adds options)
 	@$(BIN)/visionpipe demo $(ARGS)
 
-test: $(READY) ## run all tests (ARGS=... adds options)
-	@$(BIN)/python -P -m pytest $(ARGS)
+test: $(READY) ## run all tests, in two processes (JOBS=2; ARGS=... adds options)
+	@$(BIN)/python -P -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
 	@FAULTS_JSON=faults-out/faults.json $(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
+
+slow: $(READY) ## run the slow tests, an hour or more (ARGS=... adds options)
+	@$(BIN)/python -P -m pytest -m slow $(ARGS)
 
 soak: $(READY) ## random faults under random load (MINUTES=5, SEED=..., else one at random)
 	@FAULTS_JSON=faults-out/soak.json $(BIN)/python -P -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

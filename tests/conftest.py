@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.faults import table
 from tests.helpers import acl
 from tests.helpers.acl import servers_under_acl
 from visionpipe.redis_server import RedisServer, find_server
@@ -27,6 +29,26 @@ os.environ.setdefault("GOMP_SPINCOUNT", "500")
 def pytest_configure() -> None:
     """Hear Ctrl-C, also where the shell that started the tests in the background has it ignored by all children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _rows_of_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test adds to the table of faults travels with its report, from whichever process ran it."""
+    before = len(table.rows)
+    yield
+    request.node.user_properties += [(table.PROPERTY, asdict(row)) for row in table.rows[before:]]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of faults, where there were any."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    told = [report for report in reports if isinstance(report, pytest.TestReport) and report.when == "teardown"]
+    found = [table.Row(**row) for report in told for name, row in report.user_properties if name == table.PROPERTY]
+    if found:
+        terminalreporter.section("faults")
+        for line in table.lines(found):
+            terminalreporter.write_line(line)
+        table.write_json(found)
 
 
 @pytest.fixture(scope="session", autouse=True)

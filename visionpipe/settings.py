@@ -22,9 +22,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True)
 
     redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = Field(default=None, repr=False)
-    """``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded Redis."""
+    """``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded one; workers and clients need it."""
     data_dir: Path = Path("~/.local/share/visionpipe")
-    """Where the embedded Redis keeps its data."""
+    """Where the embedded Redis, compiled networks, logs and measured latencies are kept."""
     models: Path | None = None
     """Folder with one sub-folder per user model (``card.toml`` and weights)."""
     media_roots: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""Stages for the faults, and the table of what they left behind."""
+"""Stages for the faults."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import table
 from tests.faults.forge import Forge, opened_forge
 from tests.faults.probe_model import ProbeModel
 from tests.faults.stage import Stage
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if table.rows:
-        terminalreporter.section("faults")
-        for line in table.lines(table.rows):
-            terminalreporter.write_line(line)
-        table.write_json(table.rows)
 
 
 @pytest.fixture(scope="session")

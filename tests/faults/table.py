@@ -9,6 +9,8 @@ from pathlib import Path
 
 JSON_VARIABLE = "FAULTS_JSON"
 """Names the file that the rows are written to."""
+PROPERTY = "fault"
+"""Under this name a test's report carries its rows."""
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ print(json.dumps(facts))
 
 def compiler() -> Check:
     """Whether models can be compiled."""
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    found = shutil.which(os.environ.get("CXX", "g++"))
     if found is None:
-        return Check("C++ compiler", "warn", "none", "Models stay uncompiled and slower; install g++.")
+        return Check(
+            "C++ compiler", "warn", "none", "Models stay uncompiled and slower; install g++, or name one in CXX."
+        )
     return Check("C++ compiler", "ok", found)
 
 
