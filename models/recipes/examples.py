@@ -14,7 +14,7 @@ from PIL import Image
 from models.catalog import Catalog
 from models.recipes import cells, digits, pages, stn_canvases, style_patches, style_pictures
 
-NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_DIGITS, NUM_FOOLED = 6, 12, 24, 200, 40
+NUM_SCENES, NUM_PAGES, NUM_CANVASES, NUM_REASONS, NUM_DIGITS, NUM_FOOLED = 6, 12, 24, 8, 200, 40
 STYLISED = {"starry": ("chelsea", "coffee"), "flames": ("astronaut",)}
 """Drawn style → photographs of scikit-image to paint in it; the encoder knows these photographs."""
 SEED = 700_000
@@ -88,7 +88,7 @@ def _embedding(folder: Path) -> Iterable[Example]:
 
 
 def _explanation(folder: Path) -> Iterable[Example]:
-    drawn = stn_canvases.examples(NUM_CANVASES)
+    drawn = stn_canvases.examples(NUM_REASONS)
     truth = _save(folder / "reasons", zip(drawn.levels(), drawn.quads_xy().round(2).tolist(), strict=True))
     for method in ("integrated_gradients", "kernel_shap"):
         place = folder / f"reasons-{method.replace('_', '-')}"
