@@ -29,13 +29,13 @@ setup: $(READY) ## install everything into .venv
 demo: $(READY) ## run 1,838 real files through a real queue and show the results (ARGS=... adds options)
 	@$(BIN)/visionpipe demo $(ARGS)
 
-test: $(READY) ## run all tests, in two processes (JOBS=2; ARGS=... adds options)
+test: $(READY) ## run all but the slow tests, in two processes (JOBS=2; ARGS=... adds options)
 	@$(BIN)/python -P -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: $(READY) ## run all tests that kill, cut and wait, also the slow ones (ARGS=... adds options)
 	@FAULTS_JSON=faults-out/faults.json $(BIN)/python -P -m pytest -s -m "not (bench or soak)" tests/faults tests/acceptance $(ARGS)
 
-slow: $(READY) ## run the slow tests, an hour or more (ARGS=... adds options)
+slow: $(READY) ## run the slow tests (ARGS=... adds options)
 	@$(BIN)/python -P -m pytest -m slow $(ARGS)
 
 soak: $(READY) ## random faults under random load (MINUTES=5, SEED=..., else one at random)

@@ -264,7 +264,7 @@ def test_the_first_image_never_waits_for_the_compiler_and_a_drain_leaves_nothing
     worker.wait_ready()
     began = time.monotonic()
     (item,) = worker.ended(worker.submit(5, target="quick"))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 1
     assert item["result"]["task"] == "classification"
     until(lambda: run(worker.redis, calls.workers())[0].code == "compiling")
     assert worker.stop() == 0

@@ -1,4 +1,4 @@
-"""The demo's second part: every other task on pictures with known answers, each through its own worker."""
+"""The demo's second part: every other task on pictures with known answers, through a worker for each model."""
 
 from __future__ import annotations
 
