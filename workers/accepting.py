@@ -89,10 +89,15 @@ class Acceptor:
             # Interactive tickets need not wait for the request of a large job to be read.
             for ticket in tickets:
                 self._window.arrived(ticket.lane)
-            for lane in Lane:
-                begun = [work for claim in claims if claim.lane is lane for work in self._engine.begin(claim)]
-                if begun:
-                    self._read(begun)
+            bulk = [claim for claim in claims if claim.lane is Lane.BULK]
+            begun = [work for claim in claims if claim.lane is not Lane.BULK for work in self._engine.begin(claim)]
+            if bulk:
+                # Nor do pictures; and no lease is renewed until its job has begun, so no picture is decoded before.
+                for work in begun:
+                    self._engine.read_soon([work])
+                begun = [work for claim in bulk for work in self._engine.begin(claim)]
+        if begun:
+            self._read(begun)
         return bool(tickets)
 
     def _read(self, begun: list[Work]) -> None:

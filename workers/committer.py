@@ -203,7 +203,7 @@ class Committer:
                 self._end(part)
 
     def _try(self, part: Part) -> bool:
-        """Send a commit at the first attempt or not at all; says whether Redis has answered."""
+        """Send a commit without waiting for an absent Redis to return; says whether Redis has answered."""
         try:
             return not self._attempt([part])
         except ServiceError:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import TimeoutError as SilentError
 
 from visionpipe.errors import ServiceError
 from visionpipe.queue import Call
@@ -61,6 +62,9 @@ def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
         try:
             answers = _answers(redis, calls)
             break
+        except SilentError as error:
+            # It has taken its time already, perhaps that of the device's thread: whoever may wait tries again.
+            raise refusal(error) from error
         except RedisError as error:
             if again(error, spent):
                 _load(redis, {call.script for call in calls})

@@ -65,7 +65,9 @@ class Window:
         """Count images of jobs that were claimed and are not added yet: reading a large request takes a while."""
         counts = Counter(dict.fromkeys(Lane, 0))
         for claim in claims:
-            counts[claim.lane] += claim.num_open
+            # Only its request tells how much work an image of it is: as much as the lane's last job, or more.
+            usual = self._usual[claim.lane]
+            counts[claim.lane] += max(claim.num_open, 0 if math.isinf(usual) else math.ceil(usual))
         self._reserve(counts, 1)
         try:
             yield

@@ -154,6 +154,16 @@ def test_a_job_smaller_than_was_feared_opens_the_window_as_it_arrives() -> None:
     assert opened == [True]
 
 
+def test_a_claimed_job_counts_for_as_much_as_the_last_of_its_lane_until_its_weight_is_known() -> None:
+    window = Window(8, 100.0)
+    window.add(Lane.BULK, 1, 16)
+    window.remove(Lane.BULK, 1, 16, num_done=0)
+    claim = Claim("j", "t", b"", Lane.BULK, 0, 0.0, None, frozenset(), num_open=1)
+    with window.reserved([claim] * 20):
+        assert Lane.BULK not in window.open_lanes(Lane)
+    assert Lane.BULK in window.open_lanes(Lane)
+
+
 def test_what_is_claimed_fills_the_window_before_it_is_added() -> None:
     window = Window(8, 100.0)
     claim = Claim("j", "t", b"", Lane.BULK, 0, 0.0, None, frozenset(), num_open=200)
