@@ -109,7 +109,7 @@ def _adversarial(folder: Path) -> Iterable[Example]:
 
 def _feature_visualization(folder: Path) -> Iterable[Example]:
     place = folder / "features"
-    _link(folder / "reasons", place)
+    _link(folder / "canvases", place)
     options = {"method": "deconvnet", "layers": ["features.relu3_2"], "max_channels": 4}
     yield Example("What excites the third stage, in pixels", "feature_visualization", "vgg-digits", place, options)
 
