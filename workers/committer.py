@@ -123,6 +123,15 @@ class Committer:
         finally:
             self._busy.release()
 
+    def let_go(self, work: Work, error: QueueUnavailableError) -> None:
+        """Leave an image to whoever claims its job next, which finds Redis again: it is no fault of the image.
+
+        A stopped job ends here all the same, with the outcomes it has.
+        """
+        logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
+        work.job.lost = work.job.lost or not work.job.dropped
+        self.put([work], [None])
+
     def tell(self, job: HeldJob, progress: Progress) -> None:
         """Have a job's progress recorded soon; one that comes too early after another is left out."""
         now = time.monotonic()

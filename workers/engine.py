@@ -10,35 +10,37 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from visionpipe.errors import QueueUnavailableError, ServiceError
+from visionpipe.errors import QueueUnavailableError
 from visionpipe.fetch import Fetcher
-from visionpipe.media import Folders
-from visionpipe.queue import Claim, calls, run
+from visionpipe.queue import Claim
 from visionpipe.schemas.images import ImageRef
-from visionpipe.schemas.jobs import Lane
+from visionpipe.schemas.jobs import Lane, Progress
 from visionpipe.schemas.results import Result
 from visionpipe.settings import Settings
 from visionpipe.store import Store
 from workers.artifacts import Artifacts
 from workers.batching import Batcher
-from workers.claims import CLAIM_TRY_S, claim_all, refuse, request_of
+from workers.claims import claim_all, refuse, request_of
 from workers.committer import Committer
 from workers.device import default_decode_threads, finish_threads, is_fatal
+from workers.gate import Gate
 from workers.hooks import Hooks
 from workers.hosted import HostedModel
 from workers.lanes import LaneThreads, each
+from workers.longwork import MAX_ACTIVE
 from workers.metrics import Metrics
 from workers.parts import hand_back
-from workers.persist import persist
+from workers.preparer import Preparer
 from workers.reading import Reader
 from workers.runtime import Answer, Outcome, Runtime, Written
-from workers.suspects import Suspects
 from workers.window import Window
 from workers.work import HeldJob, Work
 from workers.yielding import RightOfWay
 
 logger = logging.getLogger("visionpipe.engine")
 
+MAX_LONG = 2 * MAX_ACTIVE
+"""Bulk images that take long, and are being prepared, computed or finished; more would only be in the others' way."""
 HAND_BACK_S = 5
 """How long a device step may still take once a worker hands back what it holds."""
 
@@ -78,19 +80,21 @@ class Engine:
         self._lock = threading.Lock()
         self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
-        self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
+        self._way = RightOfWay()
+        self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
         hooks = Hooks(
             finished=self._finished,
             dropped=lambda work: self.committer.put([work], [None]),
-            progressed=lambda work, told: self.committer.tell(work.job, told),
-            suspect=self._read_suspect,
+            progressed=self._progressed,
+            suspect=lambda work: self._preparer.prepare_suspect(work),
         )
         self.batcher = Batcher(parts.runtimes, hooks, max_batch)
+        self._preparer = Preparer(redis, self._reader, parts.runtimes, self.batcher, self.committer)
         threads = default_decode_threads(settings.decode_threads)
-        self._readers = LaneThreads("decode", self._read_into_batch, threads, need=self.batcher.wait_until_hungry)
-        self._suspects = Suspects(self.batcher.put_suspect)
-        self._way = RightOfWay()
-        self.committer = Committer(commit_redis, parts.metrics, settled=self._settled, ended=self._ended)
+        self._readers = LaneThreads("decode", self._preparer.prepare, threads, need=self.batcher.wait_until_hungry)
+        self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
+        self._suspects = Gate(self.batcher.put_suspect)
+        self._long = Gate(lambda work: self._readers.put(work.job.lane, [work]), MAX_LONG)
 
     def accept(self, job: str) -> None:
         """Claim a job, if it still waits, and set its images on their way."""
@@ -153,10 +157,11 @@ class Engine:
         is_long = self._parts.runtimes[request.task].is_long
         weight = self.batcher.max_batch if is_long else 1
         job = HeldJob(claim, request, open_items=len(open_indices), weight=weight)
+        read = self._reader.read
         # Bulk work stands aside for quick work alone: suspects and long work would keep it aside for minutes.
         quick = not job.suspect and not is_long
         works = [
-            Work(job, index, refs[index], self._reader.read, self._artifacts, is_long=is_long, is_quick=quick)
+            Work(job, index, refs[index], read, self._artifacts, self._way, is_long=is_long, is_quick=quick)
             for index in open_indices
         ]
         with self._lock:
@@ -166,7 +171,10 @@ class Engine:
         self._parts.window.add(claim.lane, len(works), weight)
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
-            self._suspects.put(claim.lane, works)
+            self._suspects.put(job, works)
+            return []
+        if is_long and claim.lane is Lane.BULK:
+            self._long.put(job, works)
             return []
         if quick:
             self._way.enter(claim.lane, len(works))
@@ -179,70 +187,12 @@ class Engine:
 
     def read_here(self, works: Sequence[Work]) -> None:
         """Read and prepare images of one lane in this thread, and hand them to the device."""
-        self._read_into_batch(works)
+        self._preparer.prepare(works)
 
     def read_soon(self, works: Sequence[Work]) -> None:
         """Have images of one lane read and prepared by their threads."""
         if works:
             self._readers.put(works[0].job.lane, works)
-
-    def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
-        """Fetch, decode and preprocess; an exception is the image's outcome."""
-        try:
-            runtime = self._parts.runtimes[work.request.task]
-            if work.ref is not None:
-                self._reader.fill(work, work.ref, runtime.enough_px(), folders, runtime.decoder)
-            started = time.monotonic()
-            runtime.prepare(work)
-            work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
-            # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.
-            work.image = None
-            if work.is_long and (told := runtime.estimate(work)) is not None:
-                self.committer.tell(work.job, told)
-        except QueueUnavailableError as error:
-            self._let_go(work, error)
-            return False
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone
-            self.committer.put([work], [error])
-            return False
-        return True
-
-    def _let_go(self, work: Work, error: QueueUnavailableError) -> None:
-        """Leave an image to whoever claims its job next, which finds Redis again: it is no fault of the image.
-
-        A stopped job ends here all the same, with the outcomes it has.
-        """
-        logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
-        work.job.lost = work.job.lost or not work.job.dropped
-        self.committer.put([work], [None])
-
-    def _read_into_batch(self, works: Sequence[Work]) -> None:
-        lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
-        with Folders() as folders:
-            for work in works:
-                self._way.step_aside(work.job.lane, quick=work.is_quick)
-                if work.job.dropped:
-                    self.committer.put([work], [None])
-                elif self._prepare(work, folders):
-                    if work.is_long and work.is_quick:
-                        # Only its pixels told that it takes long.
-                        work.is_quick = False
-                        self._way.leave(lane)
-                    self.batcher.put(work)
-        self.batcher.expect(lane, -expected)
-
-    def _read_suspect(self, work: Work) -> bool:
-        mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
-        try:
-            marked = persist(lambda: run(self._redis, mark), give_up_s=CLAIM_TRY_S)
-        except ServiceError as error:
-            logger.warning("a suspect of job %s was not marked: %s", work.job.claim.job, error)
-            marked = False
-        if not marked:
-            work.job.lost = True
-            self.committer.put([work], [None])
-            return False
-        return self._prepare(work)
 
     def _finished(self, batch: list[Work], answers: list[Answer]) -> None:
         self._parts.metrics.count_batch(len(batch))
@@ -266,13 +216,13 @@ class Engine:
         """Do what is left of an image's work once it no longer needs the device."""
         rest, work.rest = work.rest, None
         assert rest is not None
-        self._way.step_aside(work.job.lane, quick=work.is_quick)
+        work.step_aside()
         started = time.monotonic()
         outcome: Outcome
         try:
             outcome = rest()
         except QueueUnavailableError as error:
-            self._let_go(work, error)
+            self.committer.let_go(work, error)
             return
         except (Exception, SystemExit) as error:
             if is_fatal(error):
@@ -282,17 +232,20 @@ class Engine:
         work.times_ms["postprocess_ms"] = work.times_ms.get("postprocess_ms", 0.0) + spent_ms
         self.committer.put([work], [outcome])
 
+    def _progressed(self, work: Work, told: Progress) -> None:
+        self.committer.tell(work.job, told)
+        self._long.admit()
+
     def _settled(self, works: Sequence[Work], num_done: int) -> None:
         job = works[0].job
         for work in works:
             # Whoever still names the work of a quiet hour must not keep its pixels.
             work.prepared = None
         self._parts.window.remove(job.lane, len(works), job.weight, num_done=num_done)
-        if job.suspect:
-            for work in works:
-                self._suspects.settled(work)
-        else:
+        if not job.suspect:
             self._way.leave(job.lane, sum(work.is_quick for work in works))
+        for gate in (self._suspects, self._long):
+            gate.settled(works)
 
     def _ended(self, job: HeldJob) -> None:
         with self._lock:

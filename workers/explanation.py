@@ -75,7 +75,7 @@ class ExplanationRuntime(Runtime):
         work.prepared = prepare(work, card.preprocess, targets=targets, max_batch=card.serving.max_batch)
         work.num_pixels = work.prepared.x_1CHW.numel()
         # The settings are checked against this image when an attributor is made.
-        attributor(self._question(work.prepared, 0), work.prepared.settings)
+        attributor(self._question(work, 0), work.prepared.settings)
 
     def steps(self, work: Work) -> Generator[Progress, None, Answer]:
         """Find the classes, then explain one after the other, a device step at a time."""
@@ -87,7 +87,7 @@ class ExplanationRuntime(Runtime):
         run = Run(work, targets, self._costs(work, len(targets)), time.monotonic() - started)
         memo: dict[str, Any] = {}
         for target in run.targets:
-            question = self._question(work.prepared, target, targets=tuple(run.targets), memo=memo)
+            question = self._question(work, target, targets=tuple(run.targets), memo=memo)
             method = attributor(question, work.prepared.settings)
             if run.halted and not method.has_estimate:
                 break
@@ -101,7 +101,7 @@ class ExplanationRuntime(Runtime):
     def estimate(self, work: Work) -> Progress | None:
         """Tell the cost from what images have cost per value so far."""
         prepared: Prepared = work.prepared
-        method = attributor(self._question(prepared, 0), prepared.settings)
+        method = attributor(self._question(work, 0), prepared.settings)
         number = method.expected * (len(prepared.targets or (0,)) if method.differentiates else 1)
         s_per_value = self.s_per_value.get(method.differentiates)
         if s_per_value is None:
@@ -163,7 +163,7 @@ class ExplanationRuntime(Runtime):
     def _costs(self, work: Work, num_targets: int) -> list[float]:
         """Expect what each stage takes, relative to the others."""
         options = options_of(work)
-        method = attributor(self._question(work.prepared, 0), work.prepared.settings)
+        method = attributor(self._question(work, 0), work.prepared.settings)
         quick = self.s_per_value.get(False, 1.0)
         each = method.expected * self.s_per_value.get(method.differentiates, quick)
         depths = 0 if options.sanity_check is None else options.sanity_check.max_depths
@@ -172,11 +172,13 @@ class ExplanationRuntime(Runtime):
         rest = [each if method.differentiates else 0.0, *checks]
         return [each, *checks, *rest * (num_targets - 1)]
 
-    def _question(self, prepared: Prepared, target: int, **more: Any) -> Question:
+    def _question(self, work: Work, target: int, **more: Any) -> Question:
+        prepared: Prepared = work.prepared
         card, device = self.hosted.card, self.hosted.device.torch_device
         if self.hosted.device.precision != "fp32":
             quick = self.hosted.classifier()
             more["forward"] = lambda x_NCHW: quick(self.hosted.to_input(x_NCHW))
+        more["is_awaited"] = lambda: work.way.is_lively
         return prepared.question(self.classifier, target, preprocessing=card.preprocess, device=device, **more)
 
     def _probabilities(self, x_1CHW: Tensor) -> Tensor:
@@ -201,6 +203,7 @@ class ExplanationRuntime(Runtime):
 
         def answer() -> ExplanationResult:
             first = run.found[0].explained
+            work.step_aside()
             return ExplanationResult(
                 image_size_wh=work.size_wh,
                 partial=run.reason is not None,

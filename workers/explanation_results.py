@@ -26,6 +26,7 @@ def keep_attribution(work: Work, found: Found, preprocessing: Preprocessing) -> 
     explained = found.explained
     prepared: Prepared = work.prepared
     attribution_HW = to_original(explained.attribution_HW, work.size_wh, preprocessing)
+    work.step_aside()
     overlay = None
     if prepared.picture is not None and options_of(work).overlay:
         overlay = work.keep(png(heat_overlay(prepared.picture, attribution_HW)), "image/png")

@@ -14,6 +14,7 @@ from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef, InlineIm
 from visionpipe.schemas.jobs import ItemTimings, JobState, Lane, Progress
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result, StopReason
+from workers.yielding import RightOfWay
 
 COMMIT_EVERY_S = 2.0
 """Finished items of an unfinished job are committed at least so often, so that little is ever redone."""
@@ -127,6 +128,7 @@ class Work:
     Attributes:
         read: Fetches and decodes a further image that the options name; for ``prepare``.
         store: Where artifacts are kept.
+        way: Who may have to step aside for whom.
         image: The decoded picture, between reading and preparing; none for a task without images.
         size_wh: Its width and height in pixels, after EXIF orientation.
         prepared: What the runtime made of it for its own forward pass.
@@ -142,6 +144,7 @@ class Work:
     ref: ImageRef | None
     read: Callable[[ImageRef], Decoded]
     store: ArtifactStore
+    way: RightOfWay = field(default_factory=RightOfWay)
     image: Decoded | None = None
     size_wh: tuple[int, int] | None = None
     prepared: Any = None
@@ -173,6 +176,10 @@ class Work:
     def stop_reason(self) -> StopReason | None:
         """Why it should, if its job was stopped."""
         return _STOP_REASONS.get(self.job.stopped) if self.job.stopped is not None else None
+
+    def step_aside(self) -> None:
+        """Let quick interactive images go first, for a moment, if there are any; not for the device thread."""
+        self.way.step_aside(self.job.lane, quick=self.is_quick)
 
     def keep(self, data: bytes, media_type: str) -> ArtifactRef:
         """Store a large output, however long Redis is away within a lease; safe in threads.

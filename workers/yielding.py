@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from visionpipe.schemas.jobs import Lane
 
 ASIDE_S = 0.03
 """How long one step of bulk work stands aside at most, so that steady interactive work slows it and never stops it."""
+LIVELY_S = 2.0
+"""For so long after a quick interactive image more of them are expected."""
 
 
 class RightOfWay:
@@ -18,6 +21,7 @@ class RightOfWay:
 
     def __init__(self) -> None:
         self._under_way = 0
+        self._entered = float("-inf")
         self._changed = threading.Condition()
 
     def enter(self, lane: Lane, num_items: int) -> None:
@@ -25,6 +29,12 @@ class RightOfWay:
         if lane is Lane.INTERACTIVE:
             with self._changed:
                 self._under_way += num_items
+                self._entered = time.monotonic()
+
+    @property
+    def is_lively(self) -> bool:
+        """Whether quick interactive images have come lately, so that no step should be long."""
+        return time.monotonic() - self._entered < LIVELY_S
 
     def leave(self, lane: Lane, num_items: int = 1) -> None:
         """Count images that have left the worker."""

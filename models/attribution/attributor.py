@@ -36,7 +36,7 @@ class Attributor(ABC):
     def __init__(self, question: Question, settings: Settings) -> None:
         self.question = question
         self.settings = settings
-        self.pace = Pace(settings.max_batch, settings.step_s)
+        self.pace = Pace(settings.max_batch, settings.step_s, question.is_awaited)
         self.evaluations = 0
 
     @abstractmethod

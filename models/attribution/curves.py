@@ -79,7 +79,7 @@ class CurveTest:
     ) -> None:
         num_pixels = attribution_HW.size
         self._question = question
-        self._pace = Pace(settings.max_batch, settings.step_s)
+        self._pace = Pace(settings.max_batch, settings.step_s, question.is_awaited)
         self._counts = np.unique(np.linspace(0, num_pixels, num_points).round().astype(int))
         ranks_P = ranks(attribution_HW, seed=settings.seed)
         self._ranks_HW = torch.from_numpy(ranks_P).view(attribution_HW.shape).to(question.x_1CHW.device)

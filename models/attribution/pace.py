@@ -10,18 +10,23 @@ import torch
 
 T = TypeVar("T")
 
+AWAITED_STEP_S = 0.01
+"""What a step should take, at most, while others want the device: hardly longer than what they wait for anyhow."""
+
 
 class Pace:
     """Adapts the micro-batch to the time that a device step should take, and to the memory there is.
 
     Args:
         max_batch: Most images at once.
-        step_s: What a step should take.
+        step_s: What a step should take while nobody else wants the device.
+        is_awaited: Whether others do, now and then.
     """
 
-    def __init__(self, max_batch: int, step_s: float) -> None:
+    def __init__(self, max_batch: int, step_s: float, is_awaited: Callable[[], bool] = lambda: False) -> None:
         self._max = max(1, max_batch)
         self._step_s = step_s
+        self._is_awaited = is_awaited
         self._image_s = 0.0
         self.size = 1
 
@@ -50,5 +55,6 @@ class Pace:
     def _learn(self, number: int, taken_s: float) -> None:
         # One quick step among slow ones must not make the next one long, which somebody may wait for.
         self._image_s = max(taken_s / number, 0.7 * self._image_s, 1e-9)
-        fitting = int(self._step_s / self._image_s)
+        step_s = min(self._step_s, AWAITED_STEP_S) if self._is_awaited() else self._step_s
+        fitting = int(step_s / self._image_s)
         self.size = max(1, min(fitting, 2 * self.size, self._max))

@@ -50,6 +50,7 @@ class Question:
         targets: Every class that will be asked of this image with the same settings; what perturbing gives is then
             kept in ``memo`` for the others.
         memo: Shared by the questions about one image.
+        is_awaited: Whether others want the device now and then; steps are short while they do.
     """
 
     classifier: nn.Module
@@ -63,6 +64,7 @@ class Question:
     forward: Callable[[Tensor], Tensor] | None = None
     targets: tuple[int, ...] = ()
     memo: dict[str, Any] = field(default_factory=dict)
+    is_awaited: Callable[[], bool] = lambda: False
 
     @property
     def input_span(self) -> Tensor:
@@ -94,7 +96,7 @@ class Settings:
         ridge: L2 penalty of LIME's surrogate.
         seed: Of every random choice.
         max_batch: Most images of one device step.
-        step_s: What a device step should take.
+        step_s: What a device step should take while nobody else wants the device.
     """
 
     method: Method = "integrated_gradients"

@@ -9,11 +9,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 _FITTING = threading.Lock()
@@ -121,11 +125,18 @@ class AddingUp:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keep the linear algebra to one thread: so small a fit gains nothing from more, which the device's work needs."""
-    from threadpoolctl import threadpool_limits
-
     # The limit is the process's: two fits that overlap would restore each other's.
-    with _FITTING, threadpool_limits(1, user_api="blas"):
+    with _FITTING, _blas().limit(limits=1, user_api="blas"):
         yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # Looking for a process's libraries takes longer than a fit. Those of scikit-learn must be there by then.
+    import sklearn.linear_model  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _sandwich(samples: Samples, design: Floats, residuals: Floats, penalty: Floats) -> Floats:

@@ -18,7 +18,7 @@ from visionpipe.schemas.jobs import JobState, Lane
 from workers import batching
 from workers.longwork import LONG_EVERY
 from workers.threads import FATAL_EXIT
-from workers.yielding import ASIDE_S, RightOfWay
+from workers.yielding import ASIDE_S, LIVELY_S, RightOfWay
 
 RAISES, NOT_A_NUMBER, EXITS = 255, 254, 253
 
@@ -420,6 +420,21 @@ def test_suspects_of_two_jobs_never_overlap(rig: Any) -> None:
     assert [rig.redis.hget(f"vp:job:{job}", "mark") for job in jobs] == [b"0", None]
     rig.watched.gate.set()
     assert [rig.answers(job) for job in jobs] == [[10], [20]]
+
+
+def test_a_worker_is_lively_while_quick_work_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    way, now = RightOfWay(), 100.0
+    monkeypatch.setattr("workers.yielding.time.monotonic", lambda: now)
+    assert not way.is_lively
+    way.enter(Lane.BULK, 1)
+    assert not way.is_lively
+    way.enter(Lane.INTERACTIVE, 1)
+    assert way.is_lively
+    way.leave(Lane.INTERACTIVE)
+    now += LIVELY_S - 0.1
+    assert way.is_lively
+    now += 0.2
+    assert not way.is_lively
 
 
 def test_other_work_steps_aside_for_interactive_work_but_not_for_long() -> None:

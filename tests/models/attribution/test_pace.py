@@ -19,6 +19,21 @@ def test_steps_grow_to_the_time_wanted_and_stay_below_the_most_images() -> None:
     assert max(quick.run(lambda number: None, 1000)[1] for _ in range(10)) == 16
 
 
+def test_steps_are_short_while_others_want_the_device() -> None:
+    awaited = False
+    pace = Pace(64, 1.0, lambda: awaited)
+
+    def compute(number: int) -> None:
+        time.sleep(0.002 * number)
+
+    assert max(pace.run(compute, 1000)[1] for _ in range(8)) == 64
+    awaited = True
+    pace.run(compute, 1000)
+    assert max(pace.run(compute, 1000)[1] for _ in range(3)) <= 5
+    awaited = False
+    assert max(pace.run(compute, 1000)[1] for _ in range(8)) == 64
+
+
 def test_the_last_step_takes_what_is_left() -> None:
     pace = Pace(16, 0.1)
     pace.size = 16

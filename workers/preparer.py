@@ -1,0 +1,93 @@
+"""The way of images to the device: fetched, decoded, preprocessed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from redis import Redis
+
+from visionpipe.errors import QueueUnavailableError, ServiceError
+from visionpipe.media import Folders
+from visionpipe.queue import calls, run
+from workers.batching import Batcher
+from workers.claims import CLAIM_TRY_S
+from workers.committer import Committer
+from workers.persist import persist
+from workers.reading import Reader
+from workers.runtime import Runtime
+from workers.work import Work
+
+logger = logging.getLogger("visionpipe.preparer")
+
+
+class Preparer:
+    """Makes images ready for the device; what goes wrong with one is its outcome. Safe in threads.
+
+    Args:
+        redis: For marks of suspects.
+        reader: Fetches and decodes.
+        runtimes: Task name → runtime.
+        batcher: Takes what is ready.
+        committer: Takes the outcomes of the others.
+    """
+
+    def __init__(
+        self, redis: Redis, reader: Reader, runtimes: Mapping[str, Runtime], batcher: Batcher, committer: Committer
+    ) -> None:
+        self._redis = redis
+        self._reader = reader
+        self._runtimes = runtimes
+        self._batcher = batcher
+        self._committer = committer
+
+    def prepare(self, works: Sequence[Work]) -> None:
+        """Prepare images of one lane, and hand them to the device."""
+        expected = sum(work.is_quick for work in works)
+        with Folders() as folders:
+            for work in works:
+                work.step_aside()
+                if work.job.dropped:
+                    self._committer.put([work], [None])
+                elif self._prepare(work, folders):
+                    if work.is_long and work.is_quick:
+                        # Only its pixels told that it takes long.
+                        work.is_quick = False
+                        work.way.leave(work.job.lane)
+                    self._batcher.put(work)
+        self._batcher.expect(works[0].job.lane, -expected)
+
+    def prepare_suspect(self, work: Work) -> bool:
+        """Mark an image in Redis as the one that is tried now, and prepare it; false when that was the end of it."""
+        mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
+        try:
+            marked = persist(lambda: run(self._redis, mark), give_up_s=CLAIM_TRY_S)
+        except ServiceError as error:
+            logger.warning("a suspect of job %s was not marked: %s", work.job.claim.job, error)
+            marked = False
+        if not marked:
+            work.job.lost = True
+            self._committer.put([work], [None])
+            return False
+        return self._prepare(work)
+
+    def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
+        try:
+            runtime = self._runtimes[work.request.task]
+            if work.ref is not None:
+                self._reader.fill(work, work.ref, runtime.enough_px(), folders, runtime.decoder)
+            started = time.monotonic()
+            runtime.prepare(work)
+            work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
+            # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.
+            work.image = None
+            if work.is_long and (told := runtime.estimate(work)) is not None:
+                self._committer.tell(work.job, told)
+        except QueueUnavailableError as error:
+            self._committer.let_go(work, error)
+            return False
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone
+            self._committer.put([work], [error])
+            return False
+        return True
