@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import fcntl
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -23,14 +22,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from models import launcher
 from models.errors import CompileFailed
 from models.trust import why_not_private
 
 SUFFIX = ".pt2"
 UNPACKED_PREFIX = "aotinductor_"
 """Beginning of the names of the temporary folders that torch unpacks packages into."""
-FORMAT = 2
+FORMAT = 3
 """Raised whenever another version of this file makes other packages."""
 HALF_MADE_PREFIX = ".compiling-"
 """Beginning of the names of the folders in which packages are made."""
@@ -97,7 +98,11 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
     example = torch.zeros(EXAMPLE_BATCH, *shape_CHW, dtype=dtype).contiguous(memory_format=torch.channels_last)
     # Written beside its place first: a package that is half written must never be loaded.
     with _half_made(path.parent) as folder:
-        made = folder / f"package{SUFFIX}"
+        made, built = folder / f"package{SUFFIX}", folder / "launcher.so"
+        # First: a package is of no use without it.
+        if not launcher.place(path.parent).exists():
+            launcher.build(built)
+            built.replace(launcher.place(path.parent))
         try:
             with _private_cache(folder / "cache"):
                 _compile(widened(network), example, made)
@@ -194,20 +199,32 @@ def load_compiled(path: Path) -> Callable[[Tensor], Any]:
         CompileFailed: The file is damaged, was made for another kind of machine, or may have been put there by another
             user.
     """
-    # It warns of a CUDA that nobody asked for.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch._inductor import aoti_load_package
-
     if (danger := why_not_private(path)) is not None:
         raise CompileFailed(f"Expected a compiled model that nobody else can have written, but {danger}.")
 
     before = _mapped()
     try:
-        loaded: Callable[[Tensor], Any] = aoti_load_package(str(path))
+        loaded = _Loaded(launcher.launch(path))
     except (RuntimeError, OSError) as error:
         raise CompileFailed(f"Expected a compiled model in {path}, got: {error}. Delete it.") from error
     _forget_copies(_mapped() - before)
     return loaded
+
+
+class _Loaded:
+    """A compiled network that is called as the network would be.
+
+    Args:
+        package: What the launcher gave.
+    """
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+        _, outputs = package.call_spec()
+        self._nesting = pytree.treespec_loads(outputs)
+
+    def __call__(self, x_NCHW: Tensor) -> Any:
+        return pytree.tree_unflatten(self._package.run([x_NCHW]), self._nesting)
 
 
 def _mapped() -> set[Path]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from models import launcher
 from models.compiling import (
     HALF_MADE_PREFIX,
     MAX_BATCH,
@@ -23,6 +28,7 @@ from models.compiling import (
 )
 from models.errors import CompileFailed
 
+SHAPE_CHW = 1, 120, 100
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -89,36 +95,97 @@ def test_a_widened_network_answers_the_same_and_leaves_the_original_as_it_was() 
     torch.testing.assert_close(alone(x_NCHW), network[0](x_NCHW), atol=1e-6, rtol=0)
 
 
-@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler here")
-def test_a_network_of_one_channel_is_compiled_to_code_that_answers_the_same_on_any_number_of_threads(
-    tmp_path: Path,
-) -> None:
-    network, path = grey(), packages(tmp_path).path((1, 12, 10))
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled network, made as the child makes it: on one thread, which leaves the other cores to the worker."""
+    if not has_compiler():
+        pytest.skip("there is no C++ compiler here")
+    path = packages(tmp_path_factory.mktemp("compiled")).path(SHAPE_CHW)
     threads, mask = torch.get_num_threads(), os.umask(0o002)
     try:
-        # As the child does, which leaves the other cores to the worker.
         torch.set_num_threads(1)
-        compile_network(network, (1, 12, 10), path, dtype=torch.float32)
-        compiled = load_compiled(path)
-        for number in (1, 2):
-            torch.set_num_threads(number)
-            for size in (1, 3, 16):
-                x_NCHW = torch.rand(size, 1, 12, 10).contiguous(memory_format=torch.channels_last)
-                torch.testing.assert_close(compiled(x_NCHW), network(x_NCHW), atol=1e-5, rtol=1e-5)
+        compile_network(grey(), SHAPE_CHW, path, dtype=torch.float32)
     finally:
         torch.set_num_threads(threads)
         os.umask(mask)
-    # A file that the group may write would not have been loaded.
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    return path
+
+
+def test_a_network_of_one_channel_is_compiled_to_code_that_answers_the_same_on_any_number_of_threads(
+    package: Path,
+) -> None:
+    network, compiled, threads = grey(), load_compiled(package), torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            for size in (1, 3, 16):
+                x_NCHW = torch.rand(size, *SHAPE_CHW).contiguous(memory_format=torch.channels_last)
+                torch.testing.assert_close(compiled(x_NCHW), network(x_NCHW), atol=1e-5, rtol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
     assert MAX_BATCH > 16
 
 
-def test_a_network_that_cannot_be_exported_is_said_to_fail_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_package_and_its_launcher_are_all_that_is_left_and_nobody_else_may_write_them(package: Path) -> None:
+    files = sorted(package.parent.iterdir())
+    assert files == sorted([package, launcher.place(package.parent)])
+    # Others would not be loaded.
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_other_threads_run_while_a_compiled_network_does(package: Path) -> None:
+    compiled, ticks = load_compiled(package), [time.perf_counter()]
+    x_NCHW = torch.rand(512, *SHAPE_CHW).contiguous(memory_format=torch.channels_last)
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.002):
+            ticks.append(time.perf_counter())
+
+    clock = threading.Thread(target=tick)
+    clock.start()
+    began = time.perf_counter()
+    compiled(x_NCHW)
+    ended = time.perf_counter()
+    done.set()
+    clock.join()
+    during = [at for at in ticks if began < at < ended]
+    assert len(during) >= 5
+    # Not all at the ends, where Python runs anyhow.
+    middle = [at for at in during if 0.2 < (at - began) / (ended - began) < 0.8]
+    assert len(middle) >= 2
+
+
+def test_a_package_without_its_launcher_is_refused(package: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(launcher, "_is_loaded", False)
+    alone = tmp_path / package.name
+    shutil.copy(package, alone)
+    with pytest.raises(CompileFailed, match="launcher"):
+        load_compiled(alone)
+
+
+def test_a_compiler_that_fails_is_said_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for name, script in {"absent": None, "failing": "echo 'x.h: error: no such file' >&2; exit 1"}.items():
+        compiler = tmp_path / name
+        if script is not None:
+            compiler.write_text(f"#!/bin/sh\n{script}\n")
+            compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        with pytest.raises(CompileFailed, match="builds against torch"):
+            compile_network(grey(), SHAPE_CHW, made / "x.pt2", dtype=torch.float32)
+        assert list(made.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_exported_is_said_to_fail_and_leaves_nothing(package: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt2"
+    shutil.copy(launcher.place(package.parent), launcher.place(tmp_path))
+
     class Fickle(nn.Module):
         def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
             return x_NCHW if float(x_NCHW.sum()) > 0 else -x_NCHW
 
     with pytest.raises(CompileFailed, match="can export and compile"):
-        compile_network(Fickle(), (1, 4, 4), tmp_path / "x.pt2", dtype=torch.float32)
-    assert list(tmp_path.iterdir()) == []
+        compile_network(Fickle(), (1, 4, 4), path, dtype=torch.float32)
+    assert list(path.parent.iterdir()) == [launcher.place(path.parent)]

@@ -120,7 +120,7 @@ def data_dir(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_next_worker_takes_the_package_at_once_and_answers_the_same_in_every_batch(
     models: Path, data_dir: Path
 ) -> None:
-    (package,) = (data_dir / "compiled").iterdir()
+    (package,) = (data_dir / "compiled").glob("*.pt2")
     made_at = package.stat().st_mtime_ns
     beside = Beside(models, data_dir)
     beside.compiler.start()
@@ -161,7 +161,7 @@ def test_compiled_code_that_fails_leaves_the_worker_alive_and_eager(
 
 @needs_compiler
 def test_loading_leaves_no_unpacked_copy_behind(data_dir: Path) -> None:
-    (package,) = (data_dir / "compiled").iterdir()
+    (package,) = (data_dir / "compiled").glob("*.pt2")
     copies = lambda: set(Path(tempfile.gettempdir()).glob("aotinductor_*"))  # noqa: E731
     before = copies()
     compiled = load_compiled(package)
@@ -186,7 +186,7 @@ def test_a_compiler_ends_with_the_thread_that_wants_it(models: Path, tmp_path: P
 
 @needs_compiler
 def test_a_damaged_package_leaves_the_worker_eager(models: Path, data_dir: Path, tmp_path: Path) -> None:
-    (package,) = (data_dir / "compiled").iterdir()
+    (package,) = (data_dir / "compiled").glob("*.pt2")
     (tmp_path / "compiled").mkdir()
     (tmp_path / "compiled" / package.name).write_bytes(package.read_bytes()[:1000])
     beside = Beside(models, tmp_path)
