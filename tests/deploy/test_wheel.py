@@ -19,6 +19,12 @@ def test_the_wheel_holds_the_three_packages_with_the_bundled_models_and_their_pi
     assert expected <= inside
 
 
+def test_the_wheel_holds_what_is_no_python(inside):
+    others = [path for suffix in ("lua", "cpp") for path in REPOSITORY.glob(f"[!.]*/**/*.{suffix}")]
+    assert len(others) > 10
+    assert {path.relative_to(REPOSITORY).as_posix() for path in others} <= inside
+
+
 def test_the_wheel_leaves_out_the_model_that_is_under_the_agpl_which_a_checkout_has(inside):
     assert (REPOSITORY / "models" / "bundled" / "yolo-digits" / "card.toml").is_file()
     assert not [path for path in inside if "yolo-digits" in path]
