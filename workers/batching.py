@@ -16,9 +16,9 @@ from functools import partial
 
 import torch
 
-from visionpipe.schemas.jobs import Lane, Progress
+from visionpipe.schemas.jobs import Lane
 from workers.hooks import Hooks
-from workers.longwork import LONG_EVERY, LongQueue, LongWork, end_step, next_step
+from workers.longwork import LONG_EVERY, LongRunner
 from workers.pipeline import Pipeline
 from workers.ready import MAX_BATCH_VALUES, Ready
 from workers.runtime import Runtime
@@ -52,12 +52,8 @@ class Batcher:
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
     _ready: Ready = field(default_factory=Ready)
-    _long_values: int = 0
-    long_s: float = 0.0
-    """How long it has made steps of long work."""
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
     _suspects: deque[Work] = field(default_factory=deque)
-    _long: LongQueue = field(default_factory=LongQueue)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _coming: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _closing: bool = False
@@ -66,6 +62,7 @@ class Batcher:
 
     def __post_init__(self) -> None:
         self._wake, self._room, self._hunger = (threading.Condition(self._lock) for _ in range(3))
+        self._long = LongRunner(self.runtimes, self.hooks, self._lock, self._room)
         self._cores = torch.get_num_threads()
         self._pipeline = Pipeline(self.hooks.finished, self._out_of_memory)
         self._thread = vital("device", self._run)
@@ -86,9 +83,9 @@ class Batcher:
     def _put(self, work: Work, lane: Lane) -> None:
         if work.is_long:
             # Interactive ones never wait here: quick images would queue behind them in the decode threads.
-            while lane is Lane.BULK and self._long_values > MAX_READY_VALUES and not self._closing:
+            while lane is Lane.BULK and self._long.values > MAX_READY_VALUES and not self._closing:
                 self._wait_for_room()
-            self._put_long(work)
+            self._long.put(work)
         else:
             while self._ready.values(lane) > MAX_READY_VALUES and not self._closing:
                 self._wait_for_room()
@@ -142,13 +139,13 @@ class Batcher:
     @property
     def has_work(self) -> bool:
         """Whether anything waits for the device, or is on its way to it."""
-        waiting = any(map(self._ready.count, Lane)) or any(self._coming.values()) or any(map(self._long.has, Lane))
+        waiting = any(map(self._ready.count, Lane)) or any(self._coming.values()) or self._long.queue.has_any
         return waiting or bool(self._chores or self._suspects)
 
     @property
     def busy_s(self) -> float:
-        """How long the device has computed micro-batches."""
-        return self._pipeline.busy_s
+        """How long the device has computed micro-batches and steps of long work."""
+        return self._pipeline.busy_s + self._long.spent_s
 
     @property
     def alive(self) -> bool:
@@ -213,17 +210,17 @@ class Batcher:
     @property
     def _is_bulk_next(self) -> bool:
         """Whether a bulk batch would begin now, with nothing before it and no more to wait for."""
-        others = self._coming[Lane.INTERACTIVE] or self._chores or self._suspects or any(map(self._long.has, Lane))
+        others = self._coming[Lane.INTERACTIVE] or self._chores or self._suspects or self._long.queue.has_any
         return not (others or self._is_gathering or not self._ready.count(Lane.BULK))
 
     def _long_step(self) -> Callable[[], None] | None:
-        if stopped := self._long.take_stopped():
-            return lambda: self._drop_long(stopped)
-        lane = next((lane for lane in Lane if self._long.has(lane)), None)
+        if stopped := self._long.queue.take_stopped():
+            return lambda: self._long.drop(stopped)
+        lane = next((lane for lane in Lane if self._long.queue.has(lane)), None)
         if lane is None or (self._ready.count(Lane.BULK) and self._bulk_since_long < LONG_EVERY[lane]):
             return None
         self._bulk_since_long = 0
-        return partial(self._run_long, self._long.take())
+        return partial(self._long.run, self._long.queue.take())
 
     def _batch_step(self, lane: Lane) -> Callable[[], None]:
         batch = self._ready.take(lane, self.max_batch)
@@ -231,15 +228,6 @@ class Batcher:
         if self._is_hungry:
             self._hunger.notify_all()
         return lambda: self._run_batch(batch)
-
-    def _put_long(self, work: Work) -> None:
-        self._long_values += work.num_pixels
-        self._long.put(LongWork(work, self.runtimes[work.request.task].steps(work)))
-
-    def _drop_long(self, stopped: list[LongWork]) -> None:
-        for long in stopped:
-            self._free(long)
-            self.hooks.dropped(long.work)
 
     def _run_batch(self, batch: list[Work]) -> None:
         live: list[Work] = []
@@ -258,40 +246,10 @@ class Batcher:
             work.ready_at = time.monotonic()
             if work.is_long:
                 with self._lock:
-                    self._put_long(work)
+                    self._long.put(work)
             else:
                 self._run_batch([work])
                 self._pipeline.finish()
-
-    def _run_long(self, long: LongWork) -> None:
-        """Make one step; a stopped job may use one more to hand over the best it has."""
-        job = long.work.job
-        if job.lost or job.handing_back or (job.dropped and long.warned):
-            self._end_long(long)
-            end_step(long)
-            self.hooks.dropped(long.work)
-            return
-        long.warned = job.dropped
-        started = time.monotonic()
-        told = next_step(long)
-        self.long_s += time.monotonic() - started
-        if isinstance(told, Progress):
-            with self._lock:
-                self._long.again(long)
-            self.hooks.progressed(long.work, told)
-        else:
-            self._end_long(long)
-            self.hooks.finished([long.work], [told])
-
-    def _end_long(self, long: LongWork) -> None:
-        with self._lock:
-            self._long.done(long)
-        self._free(long)
-
-    def _free(self, long: LongWork) -> None:
-        with self._lock:
-            self._long_values -= long.work.num_pixels
-            self._room.notify_all()
 
     def _out_of_memory(self, batch_size: int) -> None:
         if batch_size > 1 and batch_size // 2 < self.max_batch:

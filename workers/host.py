@@ -108,7 +108,7 @@ class Host:
             usage=UsageMeter(
                 self._hosted.info.device,
                 images=lambda: self._window.done_items,
-                device_s=lambda: self._engine.batcher.busy_s + self._engine.batcher.long_s,
+                device_s=lambda: self._engine.batcher.busy_s,
             ).read,
             device_memory=lambda: device_memory(self._hosted.device.torch_device),
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from visionpipe.schemas.jobs import Lane, Progress
 from visionpipe.schemas.results import Result
 from workers.device import is_fatal
-from workers.runtime import Answer
+from workers.hooks import Hooks
+from workers.runtime import Answer, Runtime
 from workers.work import Work
 
 logger = logging.getLogger("visionpipe.longwork")
@@ -58,6 +61,11 @@ class LongQueue:
         """Whether a lane has work."""
         return bool(self._active[lane] or self._waiting[lane])
 
+    @property
+    def has_any(self) -> bool:
+        """Whether any lane has."""
+        return any(map(self.has, Lane))
+
     def take(self) -> LongWork:
         """Take the work whose turn it is; there must be some."""
         bulk_turn = self._since_bulk >= BULK_EVERY or not self.has(Lane.INTERACTIVE)
@@ -76,6 +84,71 @@ class LongQueue:
             stopped += [long for long in waiting if long.work.job.dropped]
             self._waiting[lane] = deque(long for long in waiting if not long.work.job.dropped)
         return stopped
+
+
+class LongRunner:
+    """Makes the device steps of long work, on the device thread.
+
+    Args:
+        runtimes: Task name → runtime.
+        hooks: Whom to tell.
+        lock: Held by whoever looks at the queue or puts work into it.
+        room: Told when there is room for more; of that lock.
+    """
+
+    def __init__(
+        self, runtimes: Mapping[str, Runtime], hooks: Hooks, lock: threading.Lock, room: threading.Condition
+    ) -> None:
+        self._runtimes = runtimes
+        self._hooks = hooks
+        self._lock = lock
+        self._room = room
+        self.queue = LongQueue()
+        self.values = 0
+        """Input values of all long work here."""
+        self.spent_s = 0.0
+        """How long steps have taken."""
+
+    def put(self, work: Work) -> None:
+        """Add work; its runtime's generator begins with its first step."""
+        self.values += work.num_pixels
+        self.queue.put(LongWork(work, self._runtimes[work.request.task].steps(work)))
+
+    def drop(self, stopped: Sequence[LongWork]) -> None:
+        """Let go of work that has not begun."""
+        for long in stopped:
+            self._free(long)
+            self._hooks.dropped(long.work)
+
+    def run(self, long: LongWork) -> None:
+        """Make one step; a stopped job may use one more to hand over the best it has."""
+        job = long.work.job
+        if job.lost or job.handing_back or (job.dropped and long.warned):
+            self._end(long)
+            end_step(long)
+            self._hooks.dropped(long.work)
+            return
+        long.warned = job.dropped
+        started = time.monotonic()
+        told = next_step(long)
+        self.spent_s += time.monotonic() - started
+        if isinstance(told, Progress):
+            with self._lock:
+                self.queue.again(long)
+            self._hooks.progressed(long.work, told)
+        else:
+            self._end(long)
+            self._hooks.finished([long.work], [told])
+
+    def _end(self, long: LongWork) -> None:
+        with self._lock:
+            self.queue.done(long)
+        self._free(long)
+
+    def _free(self, long: LongWork) -> None:
+        with self._lock:
+            self.values -= long.work.num_pixels
+            self._room.notify_all()
 
 
 def next_step(long: LongWork) -> Progress | Answer:

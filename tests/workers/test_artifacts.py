@@ -117,7 +117,7 @@ def test_one_image_may_turn_out_to_be_long_work(rig: Rig, monkeypatch: pytest.Mo
     assert rig.long.trace
     assert rig.engine._way._under_way == 0
     assert set(rig.engine.batcher._coming.values()) == {0}
-    assert rig.engine.batcher._long_values == 0
+    assert rig.engine.batcher._long.values == 0
 
 
 def test_what_long_work_will_cost_is_told_before_its_first_step(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,7 @@ def test_long_jobs_take_turns_and_a_few_are_under_way_at_once(rig: Any) -> None:
     rig.watched.gate.clear()
     rig.submit([1])
     jobs = [rig.submit([10], task="explanation") for _ in range(6)]
-    waiting = rig.engine.batcher._long._waiting[Lane.INTERACTIVE]
+    waiting = rig.engine.batcher._long.queue._waiting[Lane.INTERACTIVE]
     until(lambda: len(waiting) == 6)
     # Two decode threads may hand over neighbours in either order.
     order = [long.work.job.claim.job for long in waiting]
