@@ -2,7 +2,8 @@
 
 Memory of worker, client and Redis, and the time that each image takes from a core in each of them. Writes
 ``growth.json`` and ``growth.png`` and prints tables. In full it takes about ten minutes on two cores; ``--quick`` takes
-one, at a twentieth of the lengths. The README's figure: ``-o tests/bench/figures``.
+one, at a twentieth of the lengths. The README's figure: ``-o tests/bench/figures``. ``--only drain`` measures that part
+anew and takes the others from the folder's ``growth.json``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import resource
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -257,16 +258,21 @@ def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("batch", "queue", "drain", "run"))
     parser.add_argument("-o", "--output", type=Path, default=Path("bench-out"))
     parser.add_argument("--model", default="resnet18-generated", help="whose memory is held against the batch")
     arguments = parser.parse_args()
     most = (lambda lengths: [n for n in lengths if n <= lengths[-1] // QUICK]) if arguments.quick else list
     batches = BATCHES[:4] if arguments.quick else BATCHES
+    parts: dict[str, Callable[[], Iterator[dict[str, float]]]] = {
+        "batch": lambda: by_batch(batches, arguments.model),
+        "queue": lambda: by_queue(most(QUEUES)),
+        "drain": lambda: by_drain([length for length in most(QUEUES) if length >= 100]),
+        "run": lambda: by_run(most(RUNS), "lenet-digits"),
+    }
+    earlier = json.loads((arguments.output / "growth.json").read_text()) if arguments.only else {}
     found = {
-        "batch": list(by_batch(batches, arguments.model)),
-        "queue": list(by_queue(most(QUEUES))),
-        "drain": list(by_drain([length for length in most(QUEUES) if length >= 100])),
-        "run": list(by_run(most(RUNS), "lenet-digits")),
+        name: list(measure()) if arguments.only in (None, name) else earlier[name] for name, measure in parts.items()
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     about = {"machine": platform.machine(), "cores": psutil.cpu_count(), "date": time.strftime("%Y-%m-%d")}
