@@ -67,7 +67,8 @@ class Packages:
         machine = hashlib.sha256(" ".join(sorted(cpu_flags)).encode()).hexdigest()[:8]
         self._folder = folder
         self._begin = f"{digest}-{part}-{precision}-"
-        self._end = f"-{version}.{FORMAT}-torch{torch.__version__.partition('+')[0]}-{machine}{SUFFIX}"
+        ours, torch_version = f"{version}.{FORMAT}.{launcher.FORMAT}", torch.__version__.partition("+")[0]
+        self._end = f"-{ours}-torch{torch_version}-{machine}{SUFFIX}"
 
     def path(self, shape_CHW: tuple[int, ...]) -> Path:
         """Where the package for inputs of a shape lies, or would."""
@@ -95,14 +96,11 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
     Raises:
         CompileFailed: The network cannot be exported, or the compiler fails.
     """
+    _have_launcher(path.parent)
     example = torch.zeros(EXAMPLE_BATCH, *shape_CHW, dtype=dtype).contiguous(memory_format=torch.channels_last)
     # Written beside its place first: a package that is half written must never be loaded.
     with _half_made(path.parent) as folder:
-        made, built = folder / f"package{SUFFIX}", folder / "launcher.so"
-        # First: a package is of no use without it.
-        if not launcher.place(path.parent).exists():
-            launcher.build(built)
-            built.replace(launcher.place(path.parent))
+        made = folder / f"package{SUFFIX}"
         try:
             with _private_cache(folder / "cache"):
                 _compile(widened(network), example, made)
@@ -114,6 +112,13 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
         # Whatever the umask is: one that the group may write is never loaded.
         made.chmod(0o600)
         made.replace(path)
+
+
+def _have_launcher(folder: Path) -> None:
+    if launcher.is_wanted(folder):
+        with _half_made(folder) as scratch:
+            launcher.build(scratch / "launcher.so")
+            (scratch / "launcher.so").replace(launcher.place(folder))
 
 
 def sweep(folder: Path) -> None:
@@ -202,10 +207,11 @@ def load_compiled(path: Path) -> Callable[[Tensor], Any]:
     if (danger := why_not_private(path)) is not None:
         raise CompileFailed(f"Expected a compiled model that nobody else can have written, but {danger}.")
 
+    _have_launcher(path.parent)
     before = _mapped()
     try:
         loaded = _Loaded(launcher.launch(path))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise CompileFailed(f"Expected a compiled model in {path}, got: {error}. Delete it.") from error
     _forget_copies(_mapped() - before)
     return loaded

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -47,20 +48,41 @@ def build(path: Path) -> None:
         f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10",
     ]  # fmt: skip
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=BUILD_S)
+        said = _run(words)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileFailed(f"Expected a C++ compiler that builds against torch: {error}.") from error
-    if done.returncode != 0:
-        said = next((line for line in done.stderr.splitlines() if "error" in line), "it ended without a word")
+    if said is not None:
         raise CompileFailed(f"Expected a C++ compiler that builds against torch: {said}.")
     path.chmod(0o600)
+
+
+def _run(words: list[str]) -> str | None:
+    """Run a compiler; says what is wrong, if anything is."""
+    compiler = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, said = compiler.communicate(timeout=BUILD_S)
+    except BaseException:
+        # With the processes that do its work.
+        os.killpg(compiler.pid, signal.SIGKILL)
+        compiler.communicate()
+        raise
+    if compiler.returncode == 0:
+        return None
+    return next((line for line in said.splitlines() if "error" in line), "it ended without a word")
+
+
+def is_wanted(folder: Path) -> bool:
+    """Whether a folder's packages cannot be run until the launcher has been built there."""
+    return not _is_loaded and why_not_private(place(folder)) is not None
 
 
 def launch(package: Path) -> Any:
     """Load a compiled network; what comes back has ``run``, a list of tensors to another, and ``call_spec``.
 
     Raises:
-        CompileFailed: There is no launcher beside it, or another user may have put it there.
+        CompileFailed: There is no launcher beside it, it cannot be loaded, or another user may have put it there.
         RuntimeError: The package is damaged.
     """
     global _is_loaded
@@ -70,6 +92,9 @@ def launch(package: Path) -> Any:
             path = place(package.parent)
             if (danger := why_not_private(path)) is not None:
                 raise CompileFailed(f"Expected a launcher that nobody else can have written, but {danger}.")
-            torch.classes.load_library(str(path))
+            try:
+                torch.classes.load_library(str(path))
+            except (OSError, RuntimeError) as error:
+                raise CompileFailed(f"Expected a launcher in {path}, got: {error}. Delete it.") from error
             _is_loaded = True
     return torch.classes.visionpipe.Package(str(package))

@@ -234,7 +234,8 @@ class Engine:
 
     def _progressed(self, work: Work, told: Progress) -> None:
         self.committer.tell(work.job, told)
-        self._long.admit()
+        for gate in (self._suspects, self._long):
+            gate.admit()
 
     def _settled(self, works: Sequence[Work], num_done: int) -> None:
         job = works[0].job

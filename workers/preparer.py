@@ -47,7 +47,8 @@ class Preparer:
         expected = sum(work.is_quick for work in works)
         with Folders() as folders:
             for work in works:
-                work.step_aside()
+                if not work.job.dropped:
+                    work.step_aside()
                 if work.job.dropped:
                     self._committer.put([work], [None])
                 elif self._prepare(work, folders):

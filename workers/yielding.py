@@ -33,8 +33,8 @@ class RightOfWay:
 
     @property
     def is_lively(self) -> bool:
-        """Whether quick interactive images have come lately, so that no step should be long."""
-        return time.monotonic() - self._entered < LIVELY_S
+        """Whether quick interactive images are here or came lately, so that no step should be long."""
+        return self._under_way > 0 or time.monotonic() - self._entered < LIVELY_S
 
     def leave(self, lane: Lane, num_items: int = 1) -> None:
         """Count images that have left the worker."""

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -135,7 +134,7 @@ def test_a_package_and_its_launcher_are_all_that_is_left_and_nobody_else_may_wri
 
 def test_other_threads_run_while_a_compiled_network_does(package: Path) -> None:
     compiled, ticks = load_compiled(package), [time.perf_counter()]
-    x_NCHW = torch.rand(512, *SHAPE_CHW).contiguous(memory_format=torch.channels_last)
+    x_NCHW = torch.rand(2048, *SHAPE_CHW).contiguous(memory_format=torch.channels_last)
     done = threading.Event()
 
     def tick() -> None:
@@ -144,9 +143,13 @@ def test_other_threads_run_while_a_compiled_network_does(package: Path) -> None:
 
     clock = threading.Thread(target=tick)
     clock.start()
+    threads = torch.get_num_threads()
+    # On one core, so that it takes a while on any machine.
+    torch.set_num_threads(1)
     began = time.perf_counter()
     compiled(x_NCHW)
     ended = time.perf_counter()
+    torch.set_num_threads(threads)
     done.set()
     clock.join()
     during = [at for at in ticks if began < at < ended]
@@ -156,15 +159,45 @@ def test_other_threads_run_while_a_compiled_network_does(package: Path) -> None:
     assert len(middle) >= 2
 
 
-def test_a_package_without_its_launcher_is_refused(package: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(launcher, "_is_loaded", False)
+def test_a_package_whose_launcher_is_gone_has_it_built_anew(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Path] = []
+
+    def build(path: Path) -> None:
+        built.append(path)
+        shutil.copy(launcher.place(package.parent), path)
+
     alone = tmp_path / package.name
     shutil.copy(package, alone)
-    with pytest.raises(CompileFailed, match="launcher"):
+    monkeypatch.setattr(launcher, "_is_loaded", False)
+    monkeypatch.setattr(launcher, "build", build)
+    # What torch has registered once cannot be registered again.
+    monkeypatch.setattr(torch.classes, "load_library", lambda path: None)
+    x_NCHW = torch.zeros(1, *SHAPE_CHW)
+    torch.testing.assert_close(load_compiled(alone)(x_NCHW), grey()(x_NCHW), atol=1e-5, rtol=1e-5)
+    assert len(built) == 1
+    assert {file.name for file in tmp_path.iterdir()} == {alone.name, launcher.place(tmp_path).name}
+
+
+def test_a_launcher_that_others_may_write_or_that_is_none_is_not_loaded(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_is_loaded", False)
+    alone, beside = tmp_path / package.name, launcher.place(tmp_path)
+    shutil.copy(package, alone)
+    shutil.copy(launcher.place(package.parent), beside)
+    beside.chmod(0o666)
+    with pytest.raises(CompileFailed, match=r"launcher that nobody else .* can be written by others"):
+        launcher.launch(alone)
+    beside.write_bytes(b"no library")
+    beside.chmod(0o600)
+    with pytest.raises(CompileFailed, match=r"Expected a launcher in .* Delete it"):
         load_compiled(alone)
 
 
 def test_a_compiler_that_fails_is_said_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_is_loaded", False)
     made = tmp_path / "made"
     made.mkdir()
     for name, script in {"absent": None, "failing": "echo 'x.h: error: no such file' >&2; exit 1"}.items():

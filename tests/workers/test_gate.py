@@ -57,3 +57,12 @@ def test_images_that_waited_are_all_done_in_the_end(rig: Any) -> None:
     for job in jobs:
         assert rig.answers(job) == [4] * (2 * MAX_LONG + 3)
     assert rig.window.held == 0
+
+
+def test_a_worker_that_ends_hands_back_what_waits_too(rig: Any) -> None:
+    (job,), prepared = slow_jobs(rig, 3 * MAX_LONG)
+    wait_for(lambda: len(prepared) == MAX_LONG)
+    rig.engine.drain(0.1)
+    record = rig.envelope(job).record
+    assert (record.state, record.attempts) == (JobState.QUEUED, 0)
+    assert rig.window.held == 0
