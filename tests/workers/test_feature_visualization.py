@@ -373,8 +373,7 @@ def test_a_network_without_channels_is_refused_at_warm_up(tmp_path: Path) -> Non
 @pytest.fixture
 def served(rig: Rig, runtime: FeatureVisualizationRuntime) -> Rig:
     # Another table, since the device thread may still be walking over this one.
-    runtimes = {**rig.engine.batcher.runtimes, "feature_visualization": runtime}
-    rig.engine.batcher.runtimes = rig.engine._parts.runtimes = runtimes
+    rig.engine.batcher.runtimes["feature_visualization"] = runtime
     return rig
 
 
