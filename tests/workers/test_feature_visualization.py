@@ -372,7 +372,8 @@ def test_a_network_without_channels_is_refused_at_warm_up(tmp_path: Path) -> Non
 
 @pytest.fixture
 def served(rig: Rig, runtime: FeatureVisualizationRuntime) -> Rig:
-    # Another table, since the device thread may still be walking over this one.
+    # Once it answers, the device thread no longer walks over the table.
+    assert rig.answers(rig.submit([1])) == [1]
     rig.engine.batcher.runtimes["feature_visualization"] = runtime
     return rig
 

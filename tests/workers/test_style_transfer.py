@@ -386,6 +386,8 @@ def painting(rig: Rig, tiny: HostedModel, endless: None) -> Callable[..., str]:
     """Submits style transfer to a worker that classifies too."""
     runtime = StyleTransferRuntime(tiny)
     runtime.warm_up(1)
+    # Once it answers, the device thread no longer walks over the table.
+    assert rig.answers(rig.submit([1])) == [1]
     rig.engine.batcher.runtimes["style_transfer"] = runtime
     content, style = png(picture(1)), png(picture(2))
 
