@@ -44,7 +44,7 @@ EXAMPLE_BATCH = 4
 
 def has_compiler() -> bool:
     """Whether there is a C++ compiler, which generated code needs."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return shutil.which(launcher.compiler()) is not None
 
 
 class Packages:
@@ -67,8 +67,8 @@ class Packages:
         machine = hashlib.sha256(" ".join(sorted(cpu_flags)).encode()).hexdigest()[:8]
         self._folder = folder
         self._begin = f"{digest}-{part}-{precision}-"
-        ours, torch_version = f"{version}.{FORMAT}.{launcher.FORMAT}", torch.__version__.partition("+")[0]
-        self._end = f"-{ours}-torch{torch_version}-{machine}{SUFFIX}"
+        ours = f"{version}.{FORMAT}.{launcher.FORMAT}"
+        self._end = f"-{ours}-torch{launcher.TORCH_VERSION}-{machine}{SUFFIX}"
 
     def path(self, shape_CHW: tuple[int, ...]) -> Path:
         """Where the package for inputs of a shape lies, or would."""

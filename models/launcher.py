@@ -19,6 +19,7 @@ from models.errors import CompileFailed
 from models.trust import why_not_private
 
 SOURCE = Path(__file__).with_name("launcher.cpp")
+TORCH_VERSION = torch.__version__.partition("+")[0]
 FORMAT = 1
 """Raised whenever the source changes."""
 BUILD_S = 300
@@ -30,7 +31,12 @@ _is_loaded = False
 
 def place(folder: Path) -> Path:
     """Tell where the launcher lies that belongs to a folder's packages, or would."""
-    return folder / f"launcher-{FORMAT}-torch{torch.__version__.partition('+')[0]}-{platform.machine()}.so"
+    return folder / f"launcher-{FORMAT}-torch{TORCH_VERSION}-{platform.machine()}.so"
+
+
+def compiler() -> str:
+    """Name the C++ compiler."""
+    return os.environ.get("CXX", "g++")
 
 
 def build(path: Path) -> None:
@@ -42,7 +48,7 @@ def build(path: Path) -> None:
     torch_folder = Path(torch.__file__).parent
     headers = torch_folder / "include"
     words = [
-        os.environ.get("CXX", "g++"), "-O1", "-w", "-std=c++20", "-shared", "-fPIC",
+        compiler(), "-O1", "-w", "-std=c++20", "-shared", "-fPIC",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         f"-I{headers}", f"-I{headers / 'torch' / 'csrc' / 'api' / 'include'}", str(SOURCE), "-o", str(path),
         f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10",
@@ -58,17 +64,17 @@ def build(path: Path) -> None:
 
 def _run(words: list[str]) -> str | None:
     """Run a compiler; says what is wrong, if anything is."""
-    compiler = subprocess.Popen(
+    process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        _, said = compiler.communicate(timeout=BUILD_S)
+        _, said = process.communicate(timeout=BUILD_S)
     except BaseException:
         # With the processes that do its work.
-        os.killpg(compiler.pid, signal.SIGKILL)
-        compiler.communicate()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         raise
-    if compiler.returncode == 0:
+    if process.returncode == 0:
         return None
     return next((line for line in said.splitlines() if "error" in line), "it ended without a word")
 
