@@ -85,7 +85,9 @@ class Packages:
 
 
 def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, *, dtype: torch.dtype) -> None:
-    """Compile a network for inputs of one shape, in any batch up to ``MAX_BATCH``.
+    """Compile a network for inputs of one shape, in any batch up to ``MAX_BATCH``, and what runs it.
+
+    What is there already stays.
 
     Args:
         network: In eval mode, on the CPU, in the precision it shall compute in.
@@ -97,6 +99,8 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
         CompileFailed: The network cannot be exported, or the compiler fails.
     """
     _have_launcher(path.parent)
+    if path.exists():
+        return
     example = torch.zeros(EXAMPLE_BATCH, *shape_CHW, dtype=dtype).contiguous(memory_format=torch.channels_last)
     # Written beside its place first: a package that is half written must never be loaded.
     with _half_made(path.parent) as folder:
@@ -115,8 +119,12 @@ def compile_network(network: nn.Module, shape_CHW: tuple[int, ...], path: Path, 
 
 
 def _have_launcher(folder: Path) -> None:
-    if launcher.is_wanted(folder):
-        with _half_made(folder) as scratch:
+    if not launcher.is_wanted(folder):
+        return
+    # Those who compile for the folder's other shapes want the same.
+    with (folder / ".launcher.lock").open("w") as lock, _half_made(folder) as scratch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if launcher.is_wanted(folder):
             launcher.build(scratch / "launcher.so")
             (scratch / "launcher.so").replace(launcher.place(folder))
 
@@ -207,7 +215,6 @@ def load_compiled(path: Path) -> Callable[[Tensor], Any]:
     if (danger := why_not_private(path)) is not None:
         raise CompileFailed(f"Expected a compiled model that nobody else can have written, but {danger}.")
 
-    _have_launcher(path.parent)
     before = _mapped()
     try:
         loaded = _Loaded(launcher.launch(path))

@@ -89,13 +89,14 @@ class Acceptor:
             # Interactive tickets need not wait for the request of a large job to be read.
             for ticket in tickets:
                 self._window.arrived(ticket.lane)
-            bulk = [claim for claim in claims if claim.lane is Lane.BULK]
             begun = [work for claim in claims if claim.lane is not Lane.BULK for work in self._engine.begin(claim)]
-            if bulk:
+            if bulk := [claim for claim in claims if claim.lane is Lane.BULK]:
                 # Nor do pictures; and no lease is renewed until its job has begun, so no picture is decoded before.
                 for work in begun:
                     self._engine.read_soon([work])
-                begun = [work for claim in bulk for work in self._engine.begin(claim)]
+                begun.clear()
+                for claim in bulk:
+                    self._engine.begin(claim)
         if begun:
             self._read(begun)
         return bool(tickets)

@@ -214,13 +214,14 @@ class Committer:
     def _try(self, part: Part) -> bool:
         """Send a commit without waiting for an absent Redis to return; says whether Redis has answered."""
         try:
-            return not self._attempt([part])
+            # Not patient: it takes the device thread's time.
+            return not self._attempt([part], patient=False)
         except ServiceError:
             return False
 
-    def _attempt(self, parts: list[Part]) -> list[Part]:
+    def _attempt(self, parts: list[Part], *, patient: bool = True) -> list[Part]:
         """Send commits once; gives those that Redis refused."""
-        answers = run_all(self._redis, [part.call() for part in parts])
+        answers = run_all(self._redis, [part.call() for part in parts], patient=patient)
         for part, held in zip(parts, answers, strict=True):
             if held is False:
                 logger.warning("job %s is no longer held here; outcomes thrown away", part.job.claim.job)

@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from models import launcher
 from models.compiling import Packages, has_compiler, load_compiled, sweep
 from models.errors import CompileFailed
 from models.trust import make_private, why_not_private
@@ -193,7 +194,7 @@ class Compiler:
         path = part.packages.path(shape)
         try:
             with alone(path, self._wait) as is_there:
-                if not is_there:
+                if not is_there or launcher.is_wanted(path.parent):
                     self._tell("compiling")
                     self._compile(part, path, shape)
             self._swap_in(part, path, shape)

@@ -154,7 +154,7 @@ class Engine:
         refs: list[ImageRef | None] = list(request.images) or [None]
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
         # A worker that hoards long work keeps it from one that has nothing to do.
-        is_long = self._parts.runtimes[request.task].is_long
+        is_long = self._parts.runtimes[request.task].takes_long(request)
         weight = self.batcher.max_batch if is_long else 1
         job = HeldJob(claim, request, open_items=len(open_indices), weight=weight)
         read = self._reader.read

@@ -17,6 +17,7 @@ from models.errors import ModelError
 from models.visualization import Deconvnet, Maps, peaks
 from visionpipe.errors import ModelLoadError
 from visionpipe.schemas.jobs import Progress
+from visionpipe.schemas.requests import FeatureVisualizationOptions, Request
 from visionpipe.schemas.results import FeatureVisualizationResult
 from workers.feature_visualization_network import InspectedNetwork
 from workers.feature_visualization_steps import climb, deconvnet, filter_views
@@ -45,6 +46,11 @@ class FeatureVisualizationRuntime(Runtime):
         super().__init__(hosted)
         self.network = InspectedNetwork(hosted)
 
+    def takes_long(self, request: Request) -> bool:
+        """Whether it asks for more than to rank images."""
+        assert isinstance(request.options, FeatureVisualizationOptions)
+        return request.options.method != "activations"
+
     def prepare(self, work: Work) -> None:
         """Check what is asked, and make the network's input where there is an image."""
         options = options_of(work)
@@ -60,7 +66,6 @@ class FeatureVisualizationRuntime(Runtime):
         work.prepared = _Prepared(x_CHW, original if keeps else None)
         work.num_pixels = x_CHW.numel() + (original.width * original.height if keeps else 0)
         if options.method == "activations":
-            work.is_long = False
             channels = None if options.channels is None else tuple(options.channels)
             chosen = (channels, options.max_channels, options.selection)
             work.key = (tuple(self.network.layers(options)), *chosen, tuple(x_CHW.shape))

@@ -51,8 +51,13 @@ def persist(attempt: Callable[[], T], *, give_up_s: float, stop: Callable[[], bo
             pause = min(pause * 2, MAX_PAUSE_S)
 
 
-def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
+def run_all(redis: Redis, calls: Sequence[Call[T]], *, patient: bool = True) -> list[T | None]:
     """Perform calls in one round trip; ``None`` for each that Redis refused for what it is.
+
+    Args:
+        redis: A blocking client.
+        calls: What to perform.
+        patient: Whether to try again where Redis was silent, which takes ``SILENT_S`` each time.
 
     Raises:
         ServiceError: Redis cannot be reached, takes no writes, or has no memory left.
@@ -62,10 +67,9 @@ def run_all(redis: Redis, calls: Sequence[Call[T]]) -> list[T | None]:
         try:
             answers = _answers(redis, calls)
             break
-        except SilentError as error:
-            # It has taken its time already, perhaps that of the device's thread: whoever may wait tries again.
-            raise refusal(error) from error
         except RedisError as error:
+            if isinstance(error, SilentError) and not patient:
+                raise refusal(error) from error
             if again(error, spent):
                 _load(redis, {call.script for call in calls})
     return [_read(call, answer) for call, answer in zip(calls, answers, strict=True)]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from visionpipe.errors import OutOfMemoryError
 from visionpipe.schemas.jobs import Progress
+from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result
 from workers.cuda_copies import Pending, arrived
 from workers.device import free_memory, is_fatal, is_out_of_memory
@@ -50,8 +51,7 @@ class Runtime(ABC):
     """
 
     is_long: ClassVar[bool] = False
-    """Whether every image's work is a sequence of ``steps`` rather than one ``forward``; ``prepare`` may set
-    ``work.is_long`` for single images."""
+    """Whether images' work is a sequence of ``steps`` rather than one ``forward``, as a rule."""
 
     def __init__(self, hosted: HostedModel) -> None:
         self.hosted = hosted
@@ -59,6 +59,11 @@ class Runtime(ABC):
     decoder: Callable[[bytes], tuple[Tensor, tuple[int, int]] | None] | None = None
     """Makes ``work.prepared`` of an encoded picture on the device, and tells the picture's size; it takes common files
     only. Set before the worker is ready, where there is one and it pays."""
+
+    def takes_long(self, request: Request) -> bool:
+        """Whether the work of every image of a request is a sequence of ``steps``; ``prepare`` may set ``work.is_long``
+        for single images of another."""
+        return self.is_long
 
     def enough_px(self) -> int | None:
         """Shorter side, in pixels, at which pictures may be decoded instead of in full; unset: never."""

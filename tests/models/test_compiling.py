@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from models.compiling import (
 from models.errors import CompileFailed
 
 SHAPE_CHW = 1, 120, 100
+LOCK = ".launcher.lock"
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -126,7 +128,7 @@ def test_a_network_of_one_channel_is_compiled_to_code_that_answers_the_same_on_a
 
 
 def test_a_package_and_its_launcher_are_all_that_is_left_and_nobody_else_may_write_them(package: Path) -> None:
-    files = sorted(package.parent.iterdir())
+    files = [file for file in sorted(package.parent.iterdir()) if file.name != LOCK]
     assert files == sorted([package, launcher.place(package.parent)])
     # Others would not be loaded.
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
@@ -159,13 +161,14 @@ def test_other_threads_run_while_a_compiled_network_does(package: Path) -> None:
     assert len(middle) >= 2
 
 
-def test_a_package_whose_launcher_is_gone_has_it_built_anew(
+def test_a_launcher_that_is_gone_is_built_anew_by_one_of_those_who_compile(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Path] = []
 
     def build(path: Path) -> None:
         built.append(path)
+        time.sleep(0.2)
         shutil.copy(launcher.place(package.parent), path)
 
     alone = tmp_path / package.name
@@ -174,10 +177,17 @@ def test_a_package_whose_launcher_is_gone_has_it_built_anew(
     monkeypatch.setattr(launcher, "build", build)
     # What torch has registered once cannot be registered again.
     monkeypatch.setattr(torch.classes, "load_library", lambda path: None)
+    with pytest.raises(CompileFailed, match="launcher"):
+        load_compiled(alone)
+    before = alone.stat().st_mtime_ns
+    # As compilers for several shapes would, at the same time.
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: compile_network(grey(), SHAPE_CHW, alone, dtype=torch.float32), range(3)))
+    assert len(built) == 1
+    assert alone.stat().st_mtime_ns == before
+    assert {file.name for file in tmp_path.iterdir()} == {alone.name, launcher.place(tmp_path).name, LOCK}
     x_NCHW = torch.zeros(1, *SHAPE_CHW)
     torch.testing.assert_close(load_compiled(alone)(x_NCHW), grey()(x_NCHW), atol=1e-5, rtol=1e-5)
-    assert len(built) == 1
-    assert {file.name for file in tmp_path.iterdir()} == {alone.name, launcher.place(tmp_path).name}
 
 
 def test_a_launcher_that_others_may_write_or_that_is_none_is_not_loaded(
@@ -208,7 +218,7 @@ def test_a_compiler_that_fails_is_said_to_fail(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv("CXX", str(compiler))
         with pytest.raises(CompileFailed, match="builds against torch"):
             compile_network(grey(), SHAPE_CHW, made / "x.pt2", dtype=torch.float32)
-        assert list(made.iterdir()) == []
+        assert [file.name for file in made.iterdir()] == [LOCK]
 
 
 def test_a_network_that_cannot_be_exported_is_said_to_fail_and_leaves_nothing(package: Path, tmp_path: Path) -> None:
@@ -221,4 +231,4 @@ def test_a_network_that_cannot_be_exported_is_said_to_fail_and_leaves_nothing(pa
 
     with pytest.raises(CompileFailed, match="can export and compile"):
         compile_network(Fickle(), (1, 4, 4), path, dtype=torch.float32)
-    assert list(path.parent.iterdir()) == [launcher.place(path.parent)]
+    assert list(path.parent.glob("[!.]*")) == [launcher.place(path.parent)]

@@ -89,9 +89,9 @@ def test_many_small_jobs_of_one_batch_share_a_round_trip(rig: Any, monkeypatch: 
     until(lambda: rig.engine.batcher._ready.count(Lane.INTERACTIVE) == 15)
     trips: list[int] = []
 
-    def counted(redis: Any, wanted: Any) -> Any:
+    def counted(redis: Any, wanted: Any, **how: Any) -> Any:
         trips.append(len(wanted))
-        return run_all(redis, wanted)
+        return run_all(redis, wanted, **how)
 
     monkeypatch.setattr(committer, "run_all", counted)
     rig.watched.gate.set()
@@ -106,9 +106,9 @@ def committed_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The threads that made commits."""
     threads: list[str] = []
 
-    def noted(redis: Any, wanted: Any) -> Any:
+    def noted(redis: Any, wanted: Any, **how: Any) -> Any:
         threads.append(threading.current_thread().name)
-        return run_all(redis, wanted)
+        return run_all(redis, wanted, **how)
 
     monkeypatch.setattr(committer, "run_all", noted)
     return threads
@@ -149,11 +149,11 @@ def test_what_the_device_could_not_commit_is_tried_on_by_the_committer(
 ) -> None:
     tried: list[str] = []
 
-    def away(redis: Any, wanted: Any) -> Any:
+    def away(redis: Any, wanted: Any, **how: Any) -> Any:
         tried.append(threading.current_thread().name)
         if len(tried) < 3:
             raise QueueUnavailableError("away")
-        return run_all(redis, wanted)
+        return run_all(redis, wanted, **how)
 
     monkeypatch.setattr(committer, "run_all", away)
     rig.engine._may_commit_here = lambda _: True

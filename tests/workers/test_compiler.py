@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import launcher
 from models.catalog import Catalog
 from models.compiling import has_compiler, load_compiled
 from visionpipe.settings import Settings
@@ -134,6 +136,26 @@ def test_the_next_worker_takes_the_package_at_once_and_answers_the_same_in_every
             told = beside.hosted.classifier()(x_NCHW)
             torch.testing.assert_close(told, beside.hosted.master(x_NCHW), atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(told, beside.compiled(x_NCHW), atol=0, rtol=0)
+
+
+@needs_compiler
+def test_what_runs_a_package_is_made_again_by_the_child_and_the_package_is_not(
+    models: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_dir / "compiled"
+    (package,) = folder.glob("*.pt2")
+    copied = tmp_path / "compiled" / package.name
+    copied.parent.mkdir(mode=0o700)
+    shutil.copy2(package, copied)
+    monkeypatch.setattr(launcher, "_is_loaded", False)
+    # What torch has registered once cannot be registered again.
+    monkeypatch.setattr(torch.classes, "load_library", lambda path: None)
+    beside = Beside(models, tmp_path)
+    beside.compiler.start()
+    assert beside.settle() == "compiled"
+    assert beside.told == ["compiling", "compiled"]
+    assert launcher.place(copied.parent).exists()
+    assert copied.stat().st_mtime_ns == package.stat().st_mtime_ns
 
 
 @needs_compiler

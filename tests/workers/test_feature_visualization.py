@@ -24,6 +24,7 @@ from visionpipe.schemas.jobs import Lane
 from visionpipe.schemas.requests import FeatureVisualizationOptions
 from visionpipe.schemas.results import FeatureVisualizationResult
 from visionpipe.tasks import build_request, parse_item
+from workers.engine import MAX_LONG
 from workers.feature_visualization import FeatureVisualizationRuntime
 from workers.hosted import HostedModel
 
@@ -104,15 +105,16 @@ class Kept(dict[str, bytes]):
 
 
 def make_work(image: Image.Image | None = None, **options: Any) -> Any:
+    asked = FeatureVisualizationOptions(**options)
     return SimpleNamespace(
-        request=SimpleNamespace(options=FeatureVisualizationOptions(**options), task="feature_visualization"),
+        request=SimpleNamespace(options=asked, task="feature_visualization"),
         image=None if image is None else Decoded(image),
         size_wh=None if image is None else image.size,
         keep=(kept := Kept()),
         try_keep=kept,
         prepared=None,
         num_pixels=0,
-        is_long=True,
+        is_long=asked.method != "activations",
         stopping=False,
         stop_reason=None,
     )
@@ -190,7 +192,7 @@ def test_activations_are_those_of_the_deconvnet_and_share_batches(runtime: Featu
     for work in works:
         runtime.prepare(work)
     assert len({work.key for work in works}) == 1
-    assert not works[0].is_long
+    assert not runtime.takes_long(works[0].request)
     for seed, answer in enumerate(runtime.results(runtime.forward(works), works)):
         assert callable(answer)
         told = answer()
@@ -378,7 +380,7 @@ def served(rig: Rig, runtime: FeatureVisualizationRuntime) -> Rig:
     return rig
 
 
-def submit(rig: Rig, images: list[Image.Image], **fields: Any) -> str:
+def submit(rig: Rig, images: list[Image.Image], *, lane: Lane = Lane.INTERACTIVE, **fields: Any) -> str:
     job = f"features{time.monotonic_ns()}"
     payloads = {}
     for index, image in enumerate(images):
@@ -388,7 +390,7 @@ def submit(rig: Rig, images: list[Image.Image], **fields: Any) -> str:
     refs = [BlobImage(key=key, size_bytes=len(data)) for key, data in payloads.items()]
     request = build_request("feature_visualization", model=rig.hosted.card.name, images=refs, **fields)
     call = calls.submit(
-        request, job=job, lane=Lane.INTERACTIVE, client="c1", settings=rig.settings,
+        request, job=job, lane=lane, client="c1", settings=rig.settings,
         payloads=payloads, wait_for_worker=True,
     )  # fmt: skip
     run(rig.redis, call)
@@ -415,6 +417,22 @@ def test_images_are_ranked_in_one_batch_and_projected_one_by_one(served: Rig) ->
     shown = results(served, submit(served, images, options={"method": "deconvnet", "channels": [0]}))
     assert [one.units[0].activation for one in ranked] == pytest.approx([one.units[0].activation for one in shown])
     assert all(one.units[0].patch is not None for one in shown)
+
+
+def test_a_ranking_of_a_folder_fills_its_batches(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = served.engine.batcher.runtimes["feature_visualization"]
+    sizes: list[int] = []
+    forward = runtime.forward
+
+    def noted(batch: Any) -> Any:
+        sizes.append(len(batch))
+        return forward(batch)
+
+    monkeypatch.setattr(runtime, "forward", noted)
+    images, options = [photo()] * 32, {"method": "activations", "channels": [0]}
+    assert len(results(served, submit(served, images, lane=Lane.BULK, options=options))) == 32
+    assert sum(sizes) == 32
+    assert max(sizes) > MAX_LONG, sizes
 
 
 def test_a_cancelled_climb_gives_what_it_has(served: Rig) -> None:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 import pytest
+from redis import Redis
 
 from visionpipe.errors import InvalidImageError, QueueFullError, QueueUnavailableError, ServiceError
-from visionpipe.queue import calls, connect
+from visionpipe.queue import call, calls, connect
 from workers.persist import persist, run_all
 
 
@@ -64,6 +65,25 @@ def test_one_refused_call_does_not_take_the_others_with_it(redis_url: str) -> No
     wanted = [calls.commit(job, "t", [(0, True, b"{}")]) for job in ("a", "broken", "b")]
     run_all(redis, wanted[:1])
     assert run_all(redis, wanted) == [False, None, False]
+
+
+@pytest.fixture
+def silent(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """A client of a server that says nothing for longer than one try takes, and for less than two."""
+    monkeypatch.setattr(call, "SILENT_S", 2)
+    redis = connect(redis_url)
+    redis.ping()
+    redis.execute_command("CLIENT", "PAUSE", 3000, "ALL")
+    return redis
+
+
+def test_a_claim_whose_answer_is_late_is_asked_for_again(silent: Redis) -> None:
+    assert run_all(silent, [calls.commit("a", "t", [])]) == [False]
+
+
+def test_who_has_no_patience_with_a_silent_redis_asks_once(silent: Redis) -> None:
+    with pytest.raises(QueueUnavailableError, match="Timeout"):
+        run_all(silent, [calls.commit("a", "t", [])], patient=False)
 
 
 def test_without_redis_there_is_one_kind_of_error() -> None:

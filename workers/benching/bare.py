@@ -209,7 +209,7 @@ class BareModel:
         claim = Claim("bare", "bare", b"", Lane.BULK, 0, 0.0, None, frozenset())
         ref = self._refs[index]
         job = HeldJob(claim, self._request, open_items=1)
-        work = Work(job, index, ref, self._reader.read, Nowhere(), is_long=self._runtime.is_long)
+        work = Work(job, index, ref, self._reader.read, Nowhere(), is_long=self._runtime.takes_long(self._request))
         self._reader.fill(work, ref, self._runtime.enough_px(), folders, self._runtime.decoder)
         self._runtime.prepare(work)
         work.image = None
