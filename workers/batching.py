@@ -43,7 +43,8 @@ class Batcher:
     Args:
         runtimes: Task name → runtime.
         hooks: Whom to tell.
-        max_batch: Largest micro-batch, in images; halved when the device runs out of memory.
+        max_batch: Largest micro-batch, in images, of tasks for which no larger one suits; halved when the device runs
+            out of memory.
     """
 
     runtimes: dict[str, Runtime]
@@ -51,6 +52,7 @@ class Batcher:
     max_batch: int
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
+    _larger: dict[str, int] = field(default_factory=dict)
     _ready: Ready = field(default_factory=Ready)
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
     _suspects: deque[Work] = field(default_factory=deque)
@@ -70,6 +72,14 @@ class Batcher:
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
+
+    def limit(self, task: str | None) -> int:
+        """Give the largest micro-batch of a task, in images."""
+        return self._larger.get(task or "", self.max_batch)
+
+    def enlarge(self, task: str, max_batch: int) -> None:
+        """Let micro-batches of a task be larger from now on; for the device thread."""
+        self._larger[task] = max_batch
 
     def put(self, work: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
@@ -112,7 +122,7 @@ class Batcher:
 
     @property
     def _is_hungry(self) -> bool:
-        return self._is_starving or self._ready.count(Lane.BULK) < HUNGRY * self.max_batch
+        return self._is_starving or self._ready.count(Lane.BULK) < HUNGRY * self._limit(Lane.BULK)
 
     def between(self, chore: Callable[[], None]) -> None:
         """Have something done by the device thread between two steps."""
@@ -205,7 +215,7 @@ class Batcher:
     def _is_gathering(self) -> bool:
         """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
         has_more = self._ready.count(Lane.BULK) > 0 and self._coming[Lane.BULK] > 0
-        return has_more and not self._ready.has_full_batch(Lane.BULK, self.max_batch)
+        return has_more and not self._ready.has_full_batch(Lane.BULK, self._limit(Lane.BULK))
 
     @property
     def _is_bulk_next(self) -> bool:
@@ -223,11 +233,14 @@ class Batcher:
         return partial(self._long.run, self._long.queue.take())
 
     def _batch_step(self, lane: Lane) -> Callable[[], None]:
-        batch = self._ready.take(lane, self.max_batch)
+        batch = self._ready.take(lane, self._limit(lane))
         self._room.notify_all()
         if self._is_hungry:
             self._hunger.notify_all()
         return lambda: self._run_batch(batch)
+
+    def _limit(self, lane: Lane) -> int:
+        return self.limit(self._ready.next_task(lane))
 
     def _run_batch(self, batch: list[Work]) -> None:
         live: list[Work] = []
@@ -252,6 +265,7 @@ class Batcher:
                 self._pipeline.finish()
 
     def _out_of_memory(self, batch_size: int) -> None:
+        self._larger.clear()
         if batch_size > 1 and batch_size // 2 < self.max_batch:
             self.max_batch = batch_size // 2
             logger.warning("out of memory with %d images; micro-batches are at most %d now", batch_size, self.max_batch)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import chain
@@ -53,10 +53,10 @@ T = TypeVar("T")
 class Part:
     """What is compiled of a network, and for whom."""
 
-    task: str
-    """The first task that answers with it."""
+    tasks: tuple[str, ...]
+    """Those that answer with it."""
     runtimes: tuple[Runtime, ...]
-    """Those of all such tasks."""
+    """Theirs."""
     packages: Packages
 
     @property
@@ -89,6 +89,7 @@ class Compiler:
         settings: Where packages are kept, and whether to compile at all.
         between: Has something done by the device thread between two steps.
         told: Called with the new state whenever it changes: ``compiling``, ``compiled``, or why it stays ``eager``.
+        quicker: Gives what the device thread should do, step by step, once tasks are answered with compiled code.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class Compiler:
         *,
         between: Callable[[Callable[[], None]], None],
         told: Callable[[str], None],
+        quicker: Callable[[Sequence[str]], Iterator[object]] = lambda _: iter(()),
     ) -> None:
         self._hosted = hosted
         self._runtimes = runtimes
         self._settings = settings
         self._between = between
         self._told = told
+        self._quicker = quicker
         self._state = ""
         self._child: subprocess.Popen[str] | None = None
         self._closing = threading.Event()
@@ -162,7 +165,7 @@ class Compiler:
         digest, precision, flags = self._hosted.entry.digest, self._hosted.device.precision, frozenset(cpu_flags())
         return [
             Part(
-                tasks[0],
+                tuple(tasks),
                 tuple(self._runtimes[task] for task in tasks),
                 Packages(folder, digest, part, precision, flags, version=version()),
             )
@@ -215,7 +218,7 @@ class Compiler:
         models = [] if self._settings.models is None else ["--models-folder", str(self._settings.models)]
         words = [
             sys.executable, "-P", "-m", "workers.compile_child", entry.target, str(path), *models,
-            "--task", part.task, "--precision", self._hosted.device.precision, "--shape", *map(str, shape),
+            "--task", part.tasks[0], "--precision", self._hosted.device.precision, "--shape", *map(str, shape),
         ]  # fmt: skip
         # Tied to this thread, which lives as long as the process: no worker that is killed leaves a compiler behind.
         words = tethered(words, signal.SIGTERM)
@@ -256,10 +259,20 @@ class Compiler:
             agreed = False
         if agreed is None:
             self._on_device(lambda: part.answering.use(compiled, shape))
+            self._follow(self._quicker(part.tasks))
             self._tell("compiled")
         else:
             logger.warning("the compiled %s answers otherwise and is not used", self._hosted.card.name)
             self._tell("eager: the compiled network answers otherwise")
+
+    def _follow(self, steps: Iterator[object]) -> None:
+        try:
+            while self._on_device(lambda: next(steps, None)) is not None:
+                pass
+        except CompileFailed:
+            raise
+        except Exception as error:  # noqa: BLE001 - what has been swapped in answers all the same
+            logger.warning("the compiled %s is not made more of: %s", self._hosted.card.name, error)
 
     def _on_device(self, chore: Callable[[], T]) -> T:
         """Have something done by the device thread: it alone computes, and nothing else is under way then."""

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from workers.threads import FATAL_EXIT, vital
 from workers.tickets import TicketConnection
 from workers.usage import UsageMeter
 from workers.version import version
-from workers.warmup import expected_rate, keep_fp32_unless_slower, warm_up
+from workers.warmup import expected_rate, keep_fp32_unless_slower, larger_batches, warm_up
 from workers.window import LaneOrder, Window
 
 logger = logging.getLogger("visionpipe.host")
@@ -117,7 +117,8 @@ class Host:
             self._runtimes,
             settings,
             between=self._engine.batcher.between,
-            told=self._keeper.tell_code,
+            told=self._keeper.tell,
+            quicker=self._enlarge,
         )
         self._app = self._make_app()
 
@@ -134,7 +135,7 @@ class Host:
         vital("watchdog", self._watch).start()
         self._compiler.start()
         begin_on_cuda(
-            self._hosted, self._runtimes, self._engine.batcher, settings=self._settings, told=self._keeper.tell_code
+            self._hosted, self._runtimes, self._engine.batcher, settings=self._settings, told=self._keeper.tell
         )
         # Whoever listens to this signal keeps Celery from setting everybody's log level to its own.
         setup_logging.connect(lambda **_: None, weak=False)
@@ -182,6 +183,19 @@ class Host:
         self._keeper.serve()
         info = self._hosted.info
         logger.info("ready: %s@%s on %s in %s as %s", info.name, info.digest, info.device, info.precision, self.worker)
+
+    def _enlarge(self, tasks: Sequence[str]) -> Iterator[int]:
+        """Try larger micro-batches for tasks that have become faster, unless their size was asked for."""
+        if self._options.max_batch is not None:
+            return
+        batcher, most = self._engine.batcher, self._hosted.card.serving.max_batch
+        for task in tasks:
+            if self._runtimes[task].is_long:
+                continue
+            for max_batch in larger_batches(self._runtimes[task], batcher.limit(task), most):
+                batcher.enlarge(task, max_batch)
+                yield max_batch
+        self._keeper.tell(max_batch=max(map(batcher.limit, self._runtimes)))
 
     def _record(self, max_batch: int) -> WorkerRecord:
         info = self._hosted.info

@@ -83,9 +83,11 @@ class Keeper:
         if self._store.external:
             threading.Thread(target=self._clean, name="janitor", daemon=True).start()
 
-    def tell_code(self, code: str) -> None:
-        """Announce from now on how the network is run: ``eager``, ``compiling`` or ``compiled``."""
-        self._record = self._record.model_copy(update={"code": code})
+    def tell(self, code: str | None = None, *, max_batch: int | None = None) -> None:
+        """Announce from now on how the network is run, or how large a micro-batch may be; see ``WorkerRecord``."""
+        changed = {"code": code, "max_batch": max_batch}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        self._record = self._record.model_copy(update=changed)
 
     def serve(self) -> None:
         """Announce the worker, now and from now on."""

@@ -26,6 +26,11 @@ class Ready:
         """Input values of them all."""
         return self._values[lane]
 
+    def next_task(self, lane: Lane) -> str | None:
+        """Whose images are taken next; none where none wait."""
+        queue = self._queues[lane]
+        return queue[0].request.task if queue else None
+
     def has_full_batch(self, lane: Lane, max_batch: int) -> bool:
         """Whether a micro-batch would not grow by waiting."""
         return len(self._queues[lane]) >= max_batch or self._values[lane] >= MAX_BATCH_VALUES

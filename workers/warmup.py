@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from models.accounting.device import synchronise
 from workers.device import free_memory, is_fatal, is_out_of_memory
@@ -18,6 +18,8 @@ logger = logging.getLogger("visionpipe.warmup")
 
 TARGET_STEP_S = 0.25
 """A micro-batch should take no longer than this, since interactive work waits for it."""
+TRIES = 3
+"""Steps of a larger micro-batch that are timed, unless one before them was quick enough."""
 MIN_STEP_S = 0.02
 """Below this, four images in fp32 are too quick to be worth rounding, or to be measured on a busy machine."""
 WARM_IMAGES = 4
@@ -136,6 +138,31 @@ def _warm_or_leave_out(hosted: HostedModel, runtimes: dict[str, Runtime], task: 
             raise ours(error) from None
         logger.warning("%s does not serve %s: %s", hosted.card.name, task, error)
         del runtimes[task]
+
+
+def larger_batches(runtime: Runtime, present: int, most: int) -> Iterator[int]:
+    """Try whether larger micro-batches suit a network that has become faster: each twice the one before.
+
+    Args:
+        runtime: Of the task.
+        present: Largest micro-batch so far.
+        most: Largest that may be tried.
+
+    Yields:
+        After each step of the device, the largest micro-batch that is known to suit.
+    """
+    while (larger := min(2 * present, most)) > present:
+        # More than once, since others may use the processor meanwhile.
+        for _ in range(TRIES):
+            started = time.monotonic()
+            runtime.warm_up(larger)
+            if time.monotonic() - started <= TARGET_STEP_S:
+                present = larger
+                break
+            yield present
+        if present != larger:
+            return
+        yield present
 
 
 def expected_rate(runtimes: dict[str, Runtime], max_batch: int) -> float:

@@ -73,6 +73,22 @@ def test_interactive_overtakes_bulk_at_the_next_micro_batch(rig: Any) -> None:
     assert rig.watched.batches[1] == [(urgent, 0)]
 
 
+def test_a_task_for_which_larger_batches_suit_gets_them_and_others_do_not(rig: Any) -> None:
+    batcher = rig.engine.batcher
+    batcher.enlarge("classification", 48)
+    assert (batcher.limit("classification"), batcher.limit("explanation")) == (48, 16)
+    bulk = rig.submit(list(range(100)), lane=Lane.BULK, accept=False)
+    first = hold(rig)
+    rig.engine.accept(bulk)
+    ready(rig, 100)
+    rig.watched.gate.set()
+    assert rig.answers(first) == [1]
+    assert rig.answers(bulk) == list(range(100))
+    assert [len(batch) for batch in rig.watched.batches] == [1, 48, 48, 4]
+    batcher._out_of_memory(48)
+    assert batcher.limit("classification") == 16
+
+
 def test_inputs_of_different_shapes_never_share_a_batch(rig: Any) -> None:
     hold(rig)
     job = rig.submit([1, 2, 3, 4], sizes=[(4, 4), (5, 4), (4, 4), (5, 4)])

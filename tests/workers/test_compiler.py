@@ -62,7 +62,9 @@ def write(folder: Path, resize: str = "[32, 32]") -> Path:
 class Beside:
     """A hosted model, its compiler, and a device thread that does what it is asked at once."""
 
-    def __init__(self, models: Path, data_dir: Path, **settings: Any) -> None:
+    def __init__(
+        self, models: Path, data_dir: Path, quicker: Callable[[Any], Any] = lambda _: iter(()), **settings: Any
+    ) -> None:
         self.hosted = HostedModel(Catalog(models).find("small"), device="cpu")
         self.hosted.set_precision("fp32")
         self.runtime = ClassificationRuntime(self.hosted)
@@ -74,6 +76,7 @@ class Beside:
             Settings(models=models, data_dir=data_dir, **settings),
             between=self.between,
             told=self.told.append,
+            quicker=quicker,
         )
 
     def between(self, chore: Callable[[], None]) -> None:
@@ -156,6 +159,27 @@ def test_what_runs_a_package_is_made_again_by_the_child_and_the_package_is_not(
     assert beside.told == ["compiling", "compiled"]
     assert launcher.place(copied.parent).exists()
     assert copied.stat().st_mtime_ns == package.stat().st_mtime_ns
+
+
+@needs_compiler
+@pytest.mark.parametrize("fails", [False, True], ids=["works", "fails"])
+def test_what_a_quicker_network_allows_is_done_by_the_device_thread_once_it_answers(
+    models: Path, data_dir: Path, fails: bool
+) -> None:
+    seen: list[Any] = []
+
+    def quicker(tasks: Any) -> Any:
+        for step in (1, 2):
+            seen.append((tasks, step, threading.current_thread() in beside.threads, beside.compiled is not None))
+            yield step
+            if fails:
+                raise RuntimeError("no")
+
+    beside = Beside(models, data_dir, quicker)
+    beside.compiler.start()
+    assert beside.settle(30) == "compiled"
+    expected = [(("classification",), step, True, True) for step in (1, 2)]
+    assert seen == expected[: 1 if fails else 2]
 
 
 @needs_compiler

@@ -40,6 +40,18 @@ def test_a_step_takes_no_longer_than_interactive_work_can_wait(
     assert warmup.warm_up(hosted, runtimes, None) == expected
 
 
+@pytest.mark.parametrize(
+    ("fixed_s", "each_s", "expected"),
+    [(0.0, 0.0, [8, 12]), (0.0, 0.008, [8, 8, 8, 8]), (0.3, 0.0, [4, 4, 4])],
+    ids=["as_far_as_the_card_says", "as_far_as_it_suits", "not_at_all"],
+)
+def test_larger_batches_are_tried_one_step_at_a_time(
+    hosted: HostedModel, monkeypatch: pytest.MonkeyPatch, fixed_s: float, each_s: float, expected: list[int]
+) -> None:
+    monkeypatch.setattr(warmup, "TARGET_STEP_S", 0.08)
+    assert list(warmup.larger_batches(Timed(hosted, fixed_s, each_s), 4, 12)) == expected
+
+
 def test_a_batch_size_that_was_asked_for_is_kept(hosted: HostedModel) -> None:
     assert warmup.warm_up(hosted, {"classification": Timed(hosted, 0, 0)}, 7) == 7
 
