@@ -115,10 +115,14 @@ class Batcher:
                 if not self._coming[lane]:
                     self._wake.notify()
 
-    def wait_until_hungry(self) -> None:
-        """Wait until little bulk work is ready: more readers than are needed keep each other back."""
+    def wait_until_hungry(self, is_fed: Callable[[], bool]) -> None:
+        """Wait until little bulk work is ready: more readers than are needed keep each other back.
+
+        Args:
+            is_fed: Whether those who read meanwhile suffice, however little is ready.
+        """
         with self._lock:
-            self._hunger.wait_for(lambda: self._is_hungry or self._closing)
+            self._hunger.wait_for(lambda: (self._is_hungry and not is_fed()) or self._closing)
 
     @property
     def _is_hungry(self) -> bool:

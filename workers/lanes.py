@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -13,6 +14,12 @@ from workers.work import Work
 
 SLICE, SLICE_BYTES = 16, 2**16
 """Most images, and encoded bytes, that a thread takes at once: waking a thread costs more than reading a tiny image."""
+TINY_S = 0.001
+"""Images of full slices that take less than this each are one thread's work: most of it is Python, which lets no two
+threads run, and changing hands makes slower."""
+
+
+Waiting = queue.SimpleQueue[Sequence[Work] | None]
 
 
 class LaneThreads:
@@ -24,7 +31,8 @@ class LaneThreads:
         name: What the threads do.
         do: What is done with each slice of images; its exceptions end the worker.
         threads: How many there are for each lane.
-        need: Waited for, between two slices of bulk work, by all threads but the first.
+        need: Waited for, between two slices of bulk work, by all threads but the first; told whether the first
+            suffices for images as tiny as its last were.
     """
 
     def __init__(
@@ -32,17 +40,18 @@ class LaneThreads:
         name: str,
         do: Callable[[Sequence[Work]], None],
         threads: int,
-        need: Callable[[], None] | None = None,
+        need: Callable[[Callable[[], bool]], None] | None = None,
     ) -> None:
         self._do = do
+        self._is_tiny = False
         self._threads = threads
-        self._queues: dict[Lane, queue.SimpleQueue[Sequence[Work] | None]] = {
-            lane: queue.SimpleQueue() for lane in Lane
-        }
+        self._queues: dict[Lane, Waiting] = {lane: queue.SimpleQueue() for lane in Lane}
         for lane in Lane:
             for number in range(threads):
-                until = need if lane is Lane.BULK and number else None
-                vital(f"{name}-{lane}-{number}", partial(self._run, self._queues[lane], until)).start()
+                run = self._run
+                if need is not None and lane is Lane.BULK:
+                    run = partial(self._run_spare, need) if number else self._run_first
+                vital(f"{name}-{lane}-{number}", partial(run, self._queues[lane])).start()
 
     def put(self, lane: Lane, works: Iterable[Work]) -> None:
         """Hand over images, in the order in which they should be done."""
@@ -55,14 +64,28 @@ class LaneThreads:
             for _ in range(self._threads):
                 waiting.put(None)
 
-    def _run(self, waiting: queue.SimpleQueue[Sequence[Work] | None], need: Callable[[], None] | None) -> None:
+    def _run(self, waiting: Waiting) -> None:
         use_cores(1)
         while (some := waiting.get()) is not None:
             self._do(some)
             # The last image of a quiet hour would otherwise stay in memory.
             del some
-            if need is not None:
-                need()
+
+    def _run_first(self, waiting: Waiting) -> None:
+        use_cores(1)
+        while (some := waiting.get()) is not None:
+            began, number = time.monotonic(), len(some)
+            self._do(some)
+            del some
+            # What comes after a pause may be anything.
+            self._is_tiny = number == SLICE and time.monotonic() - began < SLICE * TINY_S and not waiting.empty()
+
+    def _run_spare(self, need: Callable[[Callable[[], bool]], None], waiting: Waiting) -> None:
+        use_cores(1)
+        while (some := waiting.get()) is not None:
+            self._do(some)
+            del some
+            need(lambda: self._is_tiny)
 
 
 def each(do: Callable[[Work], None]) -> Callable[[Sequence[Work]], None]:
