@@ -7,6 +7,7 @@ batched with no added delay; while the device is busy more accumulates.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
 HUNGRY = 0.25
 """The device is, when it waits, and below so many micro-batches of ready bulk work."""
+FED_S = 0.02
+"""How often it is looked whether few readers suffice for a device that waits."""
 GATHER_S = 0.1
 """How long, at most, the device waits for a bulk batch to fill while more of it is being read and prepared."""
 
@@ -52,6 +55,8 @@ class Batcher:
     max_batch: int
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
+    ceiling: int = sys.maxsize
+    """Most images for which the memory has sufficed, once it did not."""
     _larger: dict[str, int] = field(default_factory=dict)
     _ready: Ready = field(default_factory=Ready)
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
@@ -75,7 +80,12 @@ class Batcher:
 
     def limit(self, task: str | None) -> int:
         """Give the largest micro-batch of a task, in images."""
-        return self._larger.get(task or "", self.max_batch)
+        return min(self._larger.get(task or "", self.max_batch), self.ceiling)
+
+    @property
+    def largest(self) -> int:
+        """The largest micro-batch of any task, in images."""
+        return max(map(self.limit, self.runtimes))
 
     def enlarge(self, task: str, max_batch: int) -> None:
         """Let micro-batches of a task be larger from now on; for the device thread."""
@@ -122,7 +132,9 @@ class Batcher:
             is_fed: Whether those who read meanwhile suffice, however little is ready.
         """
         with self._lock:
-            self._hunger.wait_for(lambda: (self._is_hungry and not is_fed()) or self._closing)
+            while not (self._closing or (self._is_hungry and not is_fed())):
+                # Nobody tells when those who suffice no longer do.
+                self._hunger.wait(FED_S if self._is_hungry else None)
 
     @property
     def _is_hungry(self) -> bool:
@@ -269,7 +281,7 @@ class Batcher:
                 self._pipeline.finish()
 
     def _out_of_memory(self, batch_size: int) -> None:
-        self._larger.clear()
-        if batch_size > 1 and batch_size // 2 < self.max_batch:
-            self.max_batch = batch_size // 2
-            logger.warning("out of memory with %d images; micro-batches are at most %d now", batch_size, self.max_batch)
+        if batch_size > 1 and batch_size // 2 < self.largest:
+            self.ceiling = batch_size // 2
+            self.max_batch = min(self.max_batch, self.ceiling)
+            logger.warning("out of memory with %d images; micro-batches are at most %d now", batch_size, self.ceiling)

@@ -256,9 +256,8 @@ class Committer:
         if not told:
             return
         try:
-            answers = run_all(
-                self._redis, [calls.progress(job.claim.job, job.claim.token, progress) for job, progress in told]
-            )
+            progresses = [calls.progress(job.claim.job, job.claim.token, progress) for job, progress in told]
+            answers = run_all(self._redis, progresses, patient=False)
         except ServiceError as error:
             logger.warning("progress of %d jobs not recorded: %s", len(told), error)
             return

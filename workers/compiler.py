@@ -89,7 +89,7 @@ class Compiler:
         settings: Where packages are kept, and whether to compile at all.
         between: Has something done by the device thread between two steps.
         told: Called with the new state whenever it changes: ``compiling``, ``compiled``, or why it stays ``eager``.
-        quicker: Gives what the device thread should do, step by step, once tasks are answered with compiled code.
+        quicker: Gives what the device thread should do, step by step, once compiled code answers tasks for a shape.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Compiler:
         *,
         between: Callable[[Callable[[], None]], None],
         told: Callable[[str], None],
-        quicker: Callable[[Sequence[str]], Iterator[object]] = lambda _: iter(()),
+        quicker: Callable[[Sequence[str], Shape], Iterator[object]] = lambda *_: iter(()),
     ) -> None:
         self._hosted = hosted
         self._runtimes = runtimes
@@ -259,7 +259,7 @@ class Compiler:
             agreed = False
         if agreed is None:
             self._on_device(lambda: part.answering.use(compiled, shape))
-            self._follow(self._quicker(part.tasks))
+            self._follow(self._quicker(part.tasks, shape))
             self._tell("compiled")
         else:
             logger.warning("the compiled %s answers otherwise and is not used", self._hosted.card.name)

@@ -46,7 +46,7 @@ from workers.threads import FATAL_EXIT, vital
 from workers.tickets import TicketConnection
 from workers.usage import UsageMeter
 from workers.version import version
-from workers.warmup import expected_rate, keep_fp32_unless_slower, larger_batches, warm_up
+from workers.warmup import enlarge, expected_rate, keep_fp32_unless_slower, warm_up
 from workers.window import LaneOrder, Window
 
 logger = logging.getLogger("visionpipe.host")
@@ -67,7 +67,7 @@ class HostOptions:
     device: str = "auto"
     precision: str = "auto"
     max_batch: int | None = None
-    """Largest micro-batch, in images; ``None`` takes the card's, or less where a step would take too long."""
+    """Largest micro-batch, in images; ``None`` takes the card's, or less for as long as a step would take too long."""
     lanes: Sequence[Lane] = tuple(Lane)
     worker_id: str | None = None
     media_roots: dict[str, Path] = field(default_factory=dict)
@@ -184,18 +184,13 @@ class Host:
         info = self._hosted.info
         logger.info("ready: %s@%s on %s in %s as %s", info.name, info.digest, info.device, info.precision, self.worker)
 
-    def _enlarge(self, tasks: Sequence[str]) -> Iterator[int]:
-        """Try larger micro-batches for tasks that have become faster, unless their size was asked for."""
-        if self._options.max_batch is not None:
-            return
-        batcher, most = self._engine.batcher, self._hosted.card.serving.max_batch
-        for task in tasks:
-            if self._runtimes[task].is_long:
-                continue
-            for max_batch in larger_batches(self._runtimes[task], batcher.limit(task), most):
-                batcher.enlarge(task, max_batch)
-                yield max_batch
-        self._keeper.tell(max_batch=max(map(batcher.limit, self._runtimes)))
+    def _enlarge(self, tasks: Sequence[str], shape_CHW: tuple[int, ...]) -> Iterator[int]:
+        """Try larger micro-batches for tasks that are faster now, unless a size was asked for."""
+        if self._options.max_batch is None:
+            batcher = self._engine.batcher
+            for _ in enlarge(self._hosted, batcher, tasks, shape_CHW):
+                self._keeper.tell(max_batch=batcher.largest)
+                yield batcher.largest
 
     def _record(self, max_batch: int) -> WorkerRecord:
         info = self._hosted.info

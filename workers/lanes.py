@@ -14,9 +14,9 @@ from workers.work import Work
 
 SLICE, SLICE_BYTES = 16, 2**16
 """Most images, and encoded bytes, that a thread takes at once: waking a thread costs more than reading a tiny image."""
-TINY_S = 0.001
+TINY_S = 0.0006
 """Images of full slices that take less than this each are one thread's work: most of it is Python, which lets no two
-threads run, and changing hands makes slower."""
+threads run, and changing hands makes slower. Digits of 28x28 take half of it on two cores that have other work too."""
 
 
 Waiting = queue.SimpleQueue[Sequence[Work] | None]
@@ -43,7 +43,7 @@ class LaneThreads:
         need: Callable[[Callable[[], bool]], None] | None = None,
     ) -> None:
         self._do = do
-        self._is_tiny = False
+        self._tiny_until = float("-inf")
         self._threads = threads
         self._queues: dict[Lane, Waiting] = {lane: queue.SimpleQueue() for lane in Lane}
         for lane in Lane:
@@ -77,15 +77,16 @@ class LaneThreads:
             began, number = time.monotonic(), len(some)
             self._do(some)
             del some
-            # What comes after a pause may be anything.
-            self._is_tiny = number == SLICE and time.monotonic() - began < SLICE * TINY_S and not waiting.empty()
+            now = time.monotonic()
+            # No longer than the next slice may take: whatever holds this thread up then must not hold up the others.
+            self._tiny_until = now + SLICE * TINY_S if number == SLICE and now - began < SLICE * TINY_S else began
 
     def _run_spare(self, need: Callable[[Callable[[], bool]], None], waiting: Waiting) -> None:
         use_cores(1)
         while (some := waiting.get()) is not None:
             self._do(some)
             del some
-            need(lambda: self._is_tiny)
+            need(lambda: time.monotonic() < self._tiny_until)
 
 
 def each(do: Callable[[Work], None]) -> Callable[[Sequence[Work]], None]:

@@ -6,9 +6,10 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from models.accounting.device import synchronise
+from workers.batching import Batcher
 from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.outcome import ours
@@ -86,11 +87,15 @@ def _time_s(runtime: Runtime, num_images: int) -> float:
     """Time one micro-batch: the fastest of several, since other workers may be starting beside this one."""
     times: list[float] = []
     while len(times) < 3 or (len(times) < 10 and sum(times) < 0.5):
-        started = time.monotonic()
-        runtime.warm_up(num_images)
-        synchronise(runtime.hosted.device.torch_device)
-        times.append(time.monotonic() - started)
+        times.append(_once_s(runtime, num_images))
     return min(times)
+
+
+def _once_s(runtime: Runtime, num_images: int) -> float:
+    started = time.monotonic()
+    runtime.warm_up(num_images)
+    synchronise(runtime.hosted.device.torch_device)
+    return time.monotonic() - started
 
 
 def warm_up(hosted: HostedModel, runtimes: dict[str, Runtime], max_batch: int | None) -> int:
@@ -154,15 +159,35 @@ def larger_batches(runtime: Runtime, present: int, most: int) -> Iterator[int]:
     while (larger := min(2 * present, most)) > present:
         # More than once, since others may use the processor meanwhile.
         for _ in range(TRIES):
-            started = time.monotonic()
-            runtime.warm_up(larger)
-            if time.monotonic() - started <= TARGET_STEP_S:
+            if _if_it_fits(runtime.hosted, lambda: _once_s(runtime, larger)) <= TARGET_STEP_S:
                 present = larger
                 break
             yield present
         if present != larger:
             return
         yield present
+
+
+def enlarge(hosted: HostedModel, batcher: Batcher, tasks: Sequence[str], shape_CHW: tuple[int, ...]) -> Iterator[int]:
+    """Let micro-batches be as large as suits a network that compiled code answers now; see ``larger_batches``.
+
+    Nothing is done where other inputs of the same task are still computed as slowly as before.
+
+    Args:
+        hosted: The model.
+        batcher: What takes the micro-batches.
+        tasks: Those that compiled code answers.
+        shape_CHW: The shape of inputs for which it does.
+    """
+    if shape_CHW != hosted.input_shape:
+        return
+    for task in tasks:
+        runtime = batcher.runtimes[task]
+        if not runtime.is_long and runtime.answering is hosted.answering:
+            most = min(hosted.card.serving.max_batch, batcher.ceiling)
+            for max_batch in larger_batches(runtime, batcher.limit(task), most):
+                batcher.enlarge(task, max_batch)
+                yield max_batch
 
 
 def expected_rate(runtimes: dict[str, Runtime], max_batch: int) -> float:

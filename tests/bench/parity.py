@@ -149,8 +149,7 @@ def _compile(asked: Asked, pictures: HeldOut, folder: Path) -> bool:
         folder, asked.hosted.entry.digest, answering.part, precision, frozenset(cpu_flags()), version=version()
     )
     for shape in list(answering.spent_s):
-        if not kept.path(shape).exists():
-            compile_network(answering.eager, shape, kept.path(shape), dtype=answering.dtype)
+        compile_network(answering.eager, shape, kept.path(shape), dtype=answering.dtype)
         compiled = load_compiled(kept.path(shape))
         if not all(asked.runtime.checks(compiled, shape)):
             return False

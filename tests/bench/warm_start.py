@@ -53,8 +53,7 @@ def child(how: str, name: str, package: str) -> None:
     started = time.perf_counter()
     answering: Any = network
     if how == "package":
-        if not Path(package).exists():
-            compile_network(network, SHAPE_CHW, Path(package), dtype=torch.float32)
+        compile_network(network, SHAPE_CHW, Path(package), dtype=torch.float32)
         answering = load_compiled(Path(package))
     elif how == "cache":
         answering = torch.compile(network, dynamic=True, options=SETTINGS)

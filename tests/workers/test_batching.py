@@ -85,8 +85,21 @@ def test_a_task_for_which_larger_batches_suit_gets_them_and_others_do_not(rig: A
     assert rig.answers(first) == [1]
     assert rig.answers(bulk) == list(range(100))
     assert [len(batch) for batch in rig.watched.batches] == [1, 48, 48, 4]
-    batcher._out_of_memory(48)
-    assert batcher.limit("classification") == 16
+
+
+def test_a_spare_reader_joins_a_hungry_device_once_the_others_no_longer_suffice(rig: Any) -> None:
+    suffices, joined = threading.Event(), threading.Event()
+    suffices.set()
+
+    def spare() -> None:
+        rig.engine.batcher.wait_until_hungry(suffices.is_set)
+        joined.set()
+
+    threading.Thread(target=spare, daemon=True).start()
+    assert not joined.wait(0.3)
+    # Nobody tells it.
+    suffices.clear()
+    assert joined.wait(15)
 
 
 def test_inputs_of_different_shapes_never_share_a_batch(rig: Any) -> None:

@@ -63,7 +63,7 @@ class Beside:
     """A hosted model, its compiler, and a device thread that does what it is asked at once."""
 
     def __init__(
-        self, models: Path, data_dir: Path, quicker: Callable[[Any], Any] = lambda _: iter(()), **settings: Any
+        self, models: Path, data_dir: Path, quicker: Callable[[Any, Any], Any] = lambda *_: iter(()), **settings: Any
     ) -> None:
         self.hosted = HostedModel(Catalog(models).find("small"), device="cpu")
         self.hosted.set_precision("fp32")
@@ -168,9 +168,9 @@ def test_what_a_quicker_network_allows_is_done_by_the_device_thread_once_it_answ
 ) -> None:
     seen: list[Any] = []
 
-    def quicker(tasks: Any) -> Any:
+    def quicker(tasks: Any, shape: Any) -> Any:
         for step in (1, 2):
-            seen.append((tasks, step, threading.current_thread() in beside.threads, beside.compiled is not None))
+            seen.append((tasks, shape, step, threading.current_thread() in beside.threads, beside.compiled is not None))
             yield step
             if fails:
                 raise RuntimeError("no")
@@ -178,7 +178,7 @@ def test_what_a_quicker_network_allows_is_done_by_the_device_thread_once_it_answ
     beside = Beside(models, data_dir, quicker)
     beside.compiler.start()
     assert beside.settle(30) == "compiled"
-    expected = [(("classification",), step, True, True) for step in (1, 2)]
+    expected = [(("classification",), (3, 32, 32), step, True, True) for step in (1, 2)]
     assert seen == expected[: 1 if fails else 2]
 
 

@@ -77,7 +77,7 @@ def silent(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Redis:
     return redis
 
 
-def test_a_claim_whose_answer_is_late_is_asked_for_again(silent: Redis) -> None:
+def test_a_call_whose_answer_is_late_is_made_again(silent: Redis) -> None:
     assert run_all(silent, [calls.commit("a", "t", [])]) == [False]
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from workers import warmup
+from workers.batching import Batcher
 from workers.classification import ClassificationRuntime
 from workers.device import Device
-from workers.hosted import HostedModel
+from workers.hosted import Answering, HostedModel
 
 
 class Timed(ClassificationRuntime):
@@ -42,14 +44,57 @@ def test_a_step_takes_no_longer_than_interactive_work_can_wait(
 
 @pytest.mark.parametrize(
     ("fixed_s", "each_s", "expected"),
-    [(0.0, 0.0, [8, 12]), (0.0, 0.008, [8, 8, 8, 8]), (0.3, 0.0, [4, 4, 4])],
+    [(0.0, 0.0, [8, 12]), (0.0, 0.02, [8, 8, 8, 8]), (0.5, 0.0, [4, 4, 4])],
     ids=["as_far_as_the_card_says", "as_far_as_it_suits", "not_at_all"],
 )
 def test_larger_batches_are_tried_one_step_at_a_time(
     hosted: HostedModel, monkeypatch: pytest.MonkeyPatch, fixed_s: float, each_s: float, expected: list[int]
 ) -> None:
-    monkeypatch.setattr(warmup, "TARGET_STEP_S", 0.08)
+    monkeypatch.setattr(warmup, "TARGET_STEP_S", 0.23)
     assert list(warmup.larger_batches(Timed(hosted, fixed_s, each_s), 4, 12)) == expected
+
+
+class Sized(Timed):
+    """Has memory for so many images."""
+
+    def warm_up(self, num_images: int) -> None:
+        if num_images > 8:
+            raise torch.OutOfMemoryError("no memory")
+
+
+def test_a_network_that_became_faster_gets_larger_batches_where_all_its_inputs_are(
+    hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, tasks = (1, 8, 8), ["classification", "long", "other"]
+    monkeypatch.setattr(HostedModel, "input_shape", shape)
+    runtimes: Any = {task: Timed(hosted, 0, 0) for task in tasks}
+    runtimes["long"].is_long = True
+    runtimes["other"] = Elsewhere(hosted, 0, 0)
+    hooks: Any = SimpleNamespace(finished=None)
+    batcher = Batcher(runtimes, hooks, max_batch=4)
+    assert list(warmup.enlarge(hosted, batcher, tasks, (1, 9, 9))) == []
+    assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == [8, 16]
+    assert [batcher.limit(task) for task in tasks] == [16, 4, 4]
+    assert batcher.largest == 16
+    # What the memory did not suffice for is not tried again.
+    batcher._out_of_memory(16)
+    assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == []
+    assert (batcher.largest, batcher.max_batch) == (8, 4)
+    batcher._out_of_memory(4)
+    assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == []
+    assert batcher.largest == 2
+
+
+def test_a_batch_for_which_the_memory_does_not_suffice_is_not_taken(hosted: HostedModel) -> None:
+    assert list(warmup.larger_batches(Sized(hosted, 0, 0), 4, 64)) == [8, 8, 8, 8]
+
+
+class Elsewhere(Timed):
+    """Answers with a part of the network."""
+
+    @property
+    def answering(self) -> Answering:
+        return Answering(torch.nn.Identity())
 
 
 def test_a_batch_size_that_was_asked_for_is_kept(hosted: HostedModel) -> None:
