@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import queue
+import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +35,25 @@ from workers.version import version
 TOP_K = 5
 AHEAD = 4
 """Micro-batches that are decoded ahead of the device."""
+TRIALS = 3
+"""Rounds in which each way of running is tried."""
 LIMIT = 2**28
+
+
+class How(NamedTuple):
+    """What is found by trying."""
+
+    readers: int
+    """Threads that read, decode and preprocess."""
+    finishers: int
+    """Threads that finish answers; with none the writer does."""
+    full: float
+    """Share of a micro-batch that is waited for."""
+    spare: bool
+    """Whether all readers but the first read only while the main thread waits for pictures."""
+
+    def __str__(self) -> str:
+        return f"{self.readers}+{self.finishers} {self.full:g}{' spare' if self.spare else ''}"
 
 
 class Ideal(ABC):
@@ -48,7 +67,7 @@ class Ideal(ABC):
     """
 
     finishers: Sequence[int] = (0,)
-    """How many threads may finish answers; with none the writer does."""
+    """How many threads may finish answers."""
 
     def __init__(self, model: str, models: Path | None, precision: str, *, packages: Path) -> None:
         keep_freed_memory()
@@ -77,25 +96,28 @@ class Ideal(ABC):
     def finish(self, left: Any, index: int, out: Path) -> dict[str, Any]:
         """Give one picture's answer, and write what goes into files of its own."""
 
-    def best_threads(
-        self, paths: Sequence[Path], out: Path, *, batch: int, among: Sequence[int] = (1, 2, 3)
-    ) -> tuple[int, int]:
-        """The numbers of decoding and finishing threads that suit best."""
-        self.rate(paths, out, batch=batch, threads=(1, self.finishers[0]))
-        return max(
-            product(among, self.finishers), key=lambda numbers: self.rate(paths, out, batch=batch, threads=numbers)
-        )
+    def best(self, paths: Sequence[Path], out: Path, *, batch: int, among: Sequence[int] = (1, 2, 3)) -> How:
+        """The way of running that suits best, by the median of interleaved rounds."""
+        ways = product(among, self.finishers, ((0.5, False), (1.0, False), (1.0, True)))
+        rates: dict[How, list[float]] = {
+            How(readers, finishers, *way): [] for readers, finishers, way in ways if readers > 1 or way != (1.0, True)
+        }
+        self.rate(paths, out, batch=batch, how=next(iter(rates)))
+        for _ in range(TRIALS):
+            for how, found in rates.items():
+                found.append(self.rate(paths, out, batch=batch, how=how))
+        return max(rates, key=lambda how: statistics.median(rates[how]))
 
-    def rate(self, paths: Sequence[Path], out: Path, *, batch: int, threads: tuple[int, int]) -> float:
+    def rate(self, paths: Sequence[Path], out: Path, *, batch: int, how: How) -> float:
         """Images a second."""
         started = time.perf_counter()
         computed: queue.SimpleQueue[Any] = queue.SimpleQueue()
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        crew = [threading.Thread(target=self._finish, args=(computed, finished, out)) for _ in range(threads[1])]
+        crew = [threading.Thread(target=self._finish, args=(computed, finished, out)) for _ in range(how.finishers)]
         writer = threading.Thread(target=self._write, args=(finished, out))
         for thread in (*crew, writer):
             thread.start()
-        for indices, prepared in self._batches(paths, batch, threads[0]):
+        for indices, prepared in self._batches(paths, batch, how):
             with torch.inference_mode():
                 answers = self.compute(prepared)
             for index, left in zip(indices, answers, strict=True):
@@ -108,34 +130,41 @@ class Ideal(ABC):
         writer.join()
         return len(paths) / (time.perf_counter() - started)
 
-    def _batches(self, paths: Sequence[Path], batch: int, threads: int) -> Iterator[tuple[list[int], list[Any]]]:
+    def _batches(self, paths: Sequence[Path], batch: int, how: How) -> Iterator[tuple[list[int], list[Any]]]:
         ready: queue.Queue[tuple[int, Any]] = queue.Queue(AHEAD * batch)
         order = iter(range(len(paths)))
         lock = threading.Lock()
+        waits = threading.Event()
 
-        def prepare() -> None:
+        def prepare(is_spare: bool) -> None:
             use_cores(1)
             while True:
+                if is_spare:
+                    waits.wait()
                 with lock:
                     index = next(order, None)
                 if index is None:
                     return
                 ready.put((index, self.prepare(paths[index])))
 
-        for _ in range(threads):
-            threading.Thread(target=prepare, daemon=True).start()
+        for number in range(how.readers):
+            threading.Thread(target=prepare, args=(how.spare and number > 0,), daemon=True).start()
         left = len(paths)
         while left:
+            waits.set()
             taken = [ready.get()]
             while len(taken) < min(batch, left):
                 try:
                     taken.append(ready.get_nowait())
                 except queue.Empty:
-                    # Tiny networks take whatever is there; for others a fuller batch is worth a moment.
-                    if len(taken) * 2 >= batch:
+                    # Tiny networks take what is there; for others a fuller batch is worth a moment.
+                    if len(taken) >= how.full * batch:
                         break
                     taken.append(ready.get())
             left -= len(taken)
+            # At the end the spare ones must not wait for ever.
+            if left:
+                waits.clear()
             yield [index for index, _ in taken], [prepared for _, prepared in taken]
 
     def _finish(self, computed: queue.SimpleQueue[Any], finished: queue.SimpleQueue[Any], out: Path) -> None:

@@ -63,13 +63,13 @@ def measure(case: Case) -> list[object]:
         folder = bench.root / "run"
         paths = write_pictures(folder, case)
         ideal = IDEALS[case.task](case.model, bench.models, record.precision, packages=bench.data_dir / "compiled")
-        threads = ideal.best_threads(paths[: len(paths) // 2], bench.root.parent / "i.jsonl", batch=record.max_batch)
+        how = ideal.best(paths[: len(paths) // 4], bench.root.parent / "i.jsonl", batch=record.max_batch)
         service_run(bench, folder, case.task)
         rates: dict[str, list[float]] = {"ideal": [], "service": [], "plain": []}
         plain = PlainLoop(case.model, bench.models) if case.plain else None
         for _ in range(ROUNDS):
             out = bench.root.parent / "i.jsonl"
-            rates["ideal"].append(ideal.rate(paths, out, batch=record.max_batch, threads=threads))
+            rates["ideal"].append(ideal.rate(paths, out, batch=record.max_batch, how=how))
             rates["service"].append(service_run(bench, folder, case.task))
             if plain is not None:
                 rates["plain"].append(plain.rate(paths[:PLAIN_IMAGES]))
@@ -85,7 +85,7 @@ def measure(case: Case) -> list[object]:
             case.model,
             where,
             record.max_batch,
-            f"{threads[0]}+{threads[1]}",
+            how,
             *medians,
             statistics.median(ratios),
             spread,
@@ -136,7 +136,7 @@ def main() -> None:
     cases = [case for case in CASES if not asked.models or any(word in str(case) for word in asked.models)]
     if asked.images:
         cases = [replace(case, number=min(case.number, asked.images)) for case in cases]
-    head = ["model", "as", "batch", "threads", "ideal/s", "service/s", "ratio", "spread", "plain loop"]
+    head = ["model", "as", "batch", "ideal with", "ideal/s", "service/s", "ratio", "spread", "plain loop"]
     table(f"Folder runs, medians of {ROUNDS} interleaved rounds", head, [measure(case) for case in cases])
 
 
