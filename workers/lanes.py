@@ -48,10 +48,10 @@ class LaneThreads:
         self._queues: dict[Lane, Waiting] = {lane: queue.SimpleQueue() for lane in Lane}
         for lane in Lane:
             for number in range(threads):
-                run = self._run
+                after: Callable[[int, float], None] = _nothing
                 if need is not None and lane is Lane.BULK:
-                    run = partial(self._run_spare, need) if number else self._run_first
-                vital(f"{name}-{lane}-{number}", partial(run, self._queues[lane])).start()
+                    after = partial(self._wait, need) if number else self._note
+                vital(f"{name}-{lane}-{number}", partial(self._run, self._queues[lane], after)).start()
 
     def put(self, lane: Lane, works: Iterable[Work]) -> None:
         """Hand over images, in the order in which they should be done."""
@@ -64,29 +64,29 @@ class LaneThreads:
             for _ in range(self._threads):
                 waiting.put(None)
 
-    def _run(self, waiting: Waiting) -> None:
+    def _run(self, waiting: Waiting, after: Callable[[int, float], None]) -> None:
         use_cores(1)
         while (some := waiting.get()) is not None:
+            number, began = len(some), time.monotonic()
             self._do(some)
             # The last image of a quiet hour would otherwise stay in memory.
             del some
+            after(number, began)
 
-    def _run_first(self, waiting: Waiting) -> None:
-        use_cores(1)
-        while (some := waiting.get()) is not None:
-            began, number = time.monotonic(), len(some)
-            self._do(some)
-            del some
-            now = time.monotonic()
-            # No longer than the next slice may take: whatever holds this thread up then must not hold up the others.
-            self._tiny_until = now + SLICE * TINY_S if number == SLICE and now - began < SLICE * TINY_S else began
+    def _note(self, number: int, began: float) -> None:
+        """Note whether the first thread suffices for such images: no longer than its next slice of them may take.
 
-    def _run_spare(self, need: Callable[[Callable[[], bool]], None], waiting: Waiting) -> None:
-        use_cores(1)
-        while (some := waiting.get()) is not None:
-            self._do(some)
-            del some
-            need(lambda: time.monotonic() < self._tiny_until)
+        Whatever holds it up then must not hold up the others.
+        """
+        now, slice_s = time.monotonic(), SLICE * TINY_S
+        self._tiny_until = now + slice_s if number == SLICE and now - began < slice_s else began
+
+    def _wait(self, need: Callable[[Callable[[], bool]], None], _number: int, _began: float) -> None:
+        need(lambda: time.monotonic() < self._tiny_until)
+
+
+def _nothing(_number: int, _began: float) -> None:
+    """Do nothing after a slice."""
 
 
 def each(do: Callable[[Work], None]) -> Callable[[Sequence[Work]], None]:
