@@ -31,6 +31,8 @@ MIN_MARGIN = 0.04
 class ClassificationRuntime(Runtime):
     """Softmax over the network's logits (N, K)."""
 
+    has_fixed_shape = True
+
     def __init__(self, hosted: HostedModel) -> None:
         super().__init__(hosted)
         self._reference = Preprocess(hosted.card.preprocess)

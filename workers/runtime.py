@@ -53,6 +53,9 @@ class Runtime(ABC):
     is_long: ClassVar[bool] = False
     """Whether images' work is a sequence of ``steps`` rather than one ``forward``, as a rule."""
 
+    has_fixed_shape: ClassVar[bool] = False
+    """Whether all inputs have the card's shape where it fixes one, whatever a request asks."""
+
     def __init__(self, hosted: HostedModel) -> None:
         self.hosted = hosted
 

@@ -183,7 +183,7 @@ def enlarge(hosted: HostedModel, batcher: Batcher, tasks: Sequence[str], shape_C
         return
     for task in tasks:
         runtime = batcher.runtimes[task]
-        if not runtime.is_long and runtime.answering is hosted.answering:
+        if runtime.has_fixed_shape and not runtime.is_long and runtime.answering is hosted.answering:
             most = min(hosted.card.serving.max_batch, batcher.ceiling)
             for max_batch in larger_batches(runtime, batcher.limit(task), most):
                 batcher.enlarge(task, max_batch)

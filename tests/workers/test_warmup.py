@@ -65,16 +65,17 @@ class Sized(Timed):
 def test_a_network_that_became_faster_gets_larger_batches_where_all_its_inputs_are(
     hosted: HostedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape, tasks = (1, 8, 8), ["classification", "long", "other"]
+    shape, tasks = (1, 8, 8), ["classification", "long", "other", "any"]
     monkeypatch.setattr(HostedModel, "input_shape", shape)
     runtimes: Any = {task: Timed(hosted, 0, 0) for task in tasks}
     runtimes["long"].is_long = True
     runtimes["other"] = Elsewhere(hosted, 0, 0)
+    runtimes["any"].has_fixed_shape = False
     hooks: Any = SimpleNamespace(finished=None)
     batcher = Batcher(runtimes, hooks, max_batch=4)
     assert list(warmup.enlarge(hosted, batcher, tasks, (1, 9, 9))) == []
     assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == [8, 16]
-    assert [batcher.limit(task) for task in tasks] == [16, 4, 4]
+    assert [batcher.limit(task) for task in tasks] == [16, 4, 4, 4]
     assert batcher.largest == 16
     # What the memory did not suffice for is not tried again.
     batcher._out_of_memory(16)
