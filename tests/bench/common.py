@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -290,6 +291,30 @@ def start_run(
         stdout=subprocess.PIPE if "--json" in words else subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def write_folder(folder: Path, encoded: Sequence[bytes], number: int) -> list[Path]:
+    """Write a folder of pictures: each once, and then links to them."""
+    folder.mkdir()
+    suffix = "png" if encoded[0].startswith(b"\x89PNG") else "jpg"
+    paths = [folder / f"{index:06}.{suffix}" for index in range(number)]
+    for index, path in enumerate(paths):
+        if index < len(encoded):
+            path.write_bytes(encoded[index])
+        else:
+            path.hardlink_to(paths[index % len(encoded)])
+    return paths
+
+
+def service_run(bench: Stack, folder: Path, task: str) -> float:
+    """Images a second of one whole folder run, from its first chunk to its last outcome."""
+    out = bench.root.parent / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    told, _ = (process := start_run(bench, folder, out, "--json", task=task)).communicate()
+    if process.returncode:
+        raise RuntimeError(f"the folder run ended with status {process.returncode}")
+    report: dict[str, Any] = json.loads(told)
+    return float(report["done"] / report["worked_s"])
 
 
 def quantile(values: Sequence[float], share: float) -> float:

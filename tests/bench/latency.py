@@ -7,7 +7,6 @@ stretches of its own, loses at most 5 % of its images a second to one request ev
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import statistics
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
 
-from tests.bench.common import Stack, pictures, quantile, stack, start_run, table
+from tests.bench.common import Stack, pictures, quantile, service_run, stack, start_run, table, write_folder
 from visionpipe.queue import calls, run
 from visionpipe.runs.ledger import LEDGER_NAME
 from visionpipe.schemas.jobs import Lane
@@ -27,8 +26,10 @@ T = TypeVar("T")
 REQUESTS = 60
 EVERY_S = 0.5
 """How often somebody asks while the run goes on."""
+TRIAL_S = 10
+"""How long a first run takes, by a rough measure, that tells how large the load has to be."""
 RUN_S = 150
-"""How long the run would take alone, by a rough measure."""
+"""How long the load would take alone."""
 ALONE_S = 15.0
 """How long the run goes on alone, before and after."""
 MICRO_BATCHES = 1.5
@@ -57,22 +58,17 @@ def interactive_ms(
 class Load:
     """A folder run in a process of its own, as large as the worker needs to stay busy."""
 
-    def __init__(self, bench: Stack, images: list[bytes], number: int) -> None:
+    def __init__(self, bench: Stack, encoded: list[bytes], number: int) -> None:
         self._bench = bench
         folder = bench.root / "run"
-        folder.mkdir()
-        for index, data in enumerate(images):
-            (folder / f"{index:06}.img.png").write_bytes(data)
-        for index in range(len(images), number):
-            os.link(folder / f"{index % len(images):06}.img.png", folder / f"{index:06}.img.png")
-        self._out = out = bench.root.parent / "out"
+        write_folder(folder, encoded, number)
+        self._out = out = bench.root.parent / "load"
         self._process = start_run(bench, folder, out)
 
     def wait_until_busy(self) -> None:
         """Wait until the run's chunks have grown to two seconds of work."""
         while not any(record.held_items for record in run(self._bench.redis, calls.workers())):
-            if self._process.poll() is not None:
-                raise RuntimeError("the folder run ended")
+            self._check()
             time.sleep(0.1)
         time.sleep(8)
 
@@ -87,7 +83,8 @@ class Load:
         with closing(sqlite3.connect(self._out / LEDGER_NAME)) as ledger:
             first = now = self._count(ledger)
             while now == first:
-                time.sleep(0.002)
+                self._check()
+                time.sleep(0.01)
                 now = self._count(ledger)
         return now
 
@@ -103,10 +100,13 @@ class Load:
 
     def stop(self) -> None:
         """End the load, which must not have ended before."""
-        if self._process.poll() is not None:
-            raise RuntimeError("the folder run was too short")
+        self._check()
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
+
+    def _check(self) -> None:
+        if self._process.poll() is not None:
+            raise RuntimeError("the folder run was too short")
 
 
 def measure(model: str) -> list[object]:
@@ -116,7 +116,10 @@ def measure(model: str) -> list[object]:
         interactive_ms(bench, images[0], 20)
         started = time.perf_counter()
         bench.wait(bench.submit_blobs(images, Lane.BULK))
-        rate = len(images) / (time.perf_counter() - started)
+        rough = len(images) / (time.perf_counter() - started)
+        trial = bench.root / "trial"
+        write_folder(trial, images[:64], round(TRIAL_S * rough))
+        rate = service_run(bench, trial, "classification")
         idle = interactive_ms(bench, images[0], REQUESTS)
         load = Load(bench, images[:64], round(RUN_S * rate))
         load.wait_until_busy()

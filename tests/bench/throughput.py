@@ -8,15 +8,11 @@ network is slow, ``--images`` makes the folders smaller.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from tests.bench.common import Stack, pictures, stack, start_run, table, write_networks
+from tests.bench.common import Stack, pictures, service_run, stack, table, write_folder, write_networks
 from tests.bench.ideal import Classify, Ideal, PlainLoop
 from tests.bench.ideal_dense import Detect, Segment
 from visionpipe.queue import calls, run
@@ -61,7 +57,7 @@ def measure(case: Case) -> list[object]:
         wait_compiled(bench, case)
         record = run(bench.redis, calls.workers())[0]
         folder = bench.root / "run"
-        paths = write_pictures(folder, case)
+        paths = write_folder(folder, pictures(case.model, 64), case.number)
         ideal = IDEALS[case.task](case.model, bench.models, record.precision, packages=bench.data_dir / "compiled")
         how = ideal.best(paths[: len(paths) // 4], bench.root.parent / "i.jsonl", batch=record.max_batch)
         service_run(bench, folder, case.task)
@@ -100,31 +96,6 @@ def wait_compiled(bench: Stack, case: Case) -> None:
         if time.monotonic() > until:
             raise RuntimeError(f"the worker says {code!r}")
         time.sleep(0.5)
-
-
-def write_pictures(folder: Path, case: Case) -> list[Path]:
-    """Write the folder of pictures."""
-    folder.mkdir()
-    encoded = pictures(case.model, 64)
-    suffix = "png" if encoded[0].startswith(b"\x89PNG") else "jpg"
-    paths = [folder / f"{index:06}.{suffix}" for index in range(case.number)]
-    for index, path in enumerate(paths):
-        if index < len(encoded):
-            path.write_bytes(encoded[index])
-        else:
-            path.hardlink_to(paths[index % len(encoded)])
-    return paths
-
-
-def service_run(bench: Stack, folder: Path, task: str) -> float:
-    """Images a second of one whole folder run, from its first chunk to its last outcome."""
-    out = bench.root.parent / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    told, _ = (process := start_run(bench, folder, out, "--json", task=task)).communicate()
-    if process.returncode:
-        raise RuntimeError(f"the folder run ended with status {process.returncode}")
-    report: dict[str, Any] = json.loads(told)
-    return float(report["done"] / report["worked_s"])
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -141,9 +142,8 @@ async def test_artifacts_that_are_never_there_fail_their_inputs_and_are_not_lost
     made = worker.answer
 
     def stores_nothing(data, request):
-        result = made(data, request)
-        forget_artifacts(settings)
-        return result
+        with Image.open(io.BytesIO(data)) as image:
+            return SAMPLES[request.task](image.size, partial(put_artifact, Mock(), settings=settings))
 
     worker.answer = stores_nothing
     report = await go("spatial_transformer")
