@@ -127,6 +127,8 @@ def _page(index: int) -> NDArray[np.uint8]:
     return pages.held_out().page(index).pixels
 
 
+COMPILED_S = 400
+"""How long compiling may take."""
 DRAWN: dict[str, Callable[[int], NDArray[np.uint8]]] = {
     "unet-cells": _cells,
     "yolo-digits": _page,
@@ -219,6 +221,14 @@ class Stack:
             if self.process.poll() is not None:
                 raise RuntimeError("the worker ended")
             time.sleep(every_s)
+
+    def wait_compiled(self) -> None:
+        """Wait until the worker answers with compiled code, or has found that eager code is better."""
+        until = time.monotonic() + COMPILED_S
+        while not (code := run(self.redis, calls.workers())[0].code).startswith(("compiled", "eager:")):
+            if time.monotonic() > until:
+                raise RuntimeError(f"the worker says {code!r}")
+            time.sleep(0.5)
 
     def rss_mb(self) -> float:
         """The worker's resident memory."""

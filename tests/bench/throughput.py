@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from dataclasses import dataclass, replace
 
-from tests.bench.common import Stack, pictures, service_run, stack, table, write_folder, write_networks
+from tests.bench.common import pictures, service_run, stack, table, write_folder, write_networks
 from tests.bench.ideal import Classify, Ideal, PlainLoop
 from tests.bench.ideal_dense import Detect, Segment
 from visionpipe.queue import calls, run
 
 ROUNDS = 5
-COMPILED_S = 400
 PLAIN_IMAGES = 60
 """As many in a round of the plain loop, which is slow and does each at the same pace."""
 
@@ -54,7 +52,8 @@ def measure(case: Case) -> list[object]:
     """Measure one case; ideal and service take turns."""
     compile_how = "now" if case.compiled else "off"
     with stack(case.model, "--precision", case.precision, write=write_networks, compiling=compile_how) as bench:
-        wait_compiled(bench, case)
+        if case.compiled:
+            bench.wait_compiled()
         record = run(bench.redis, calls.workers())[0]
         folder = bench.root / "run"
         paths = write_folder(folder, pictures(case.model, 64), case.number)
@@ -87,15 +86,6 @@ def measure(case: Case) -> list[object]:
             spread,
             against,
         ]
-
-
-def wait_compiled(bench: Stack, case: Case) -> None:
-    """Wait until the worker answers with compiled code, where that is wanted."""
-    until = time.monotonic() + COMPILED_S
-    while case.compiled and not (code := run(bench.redis, calls.workers())[0].code).startswith(("compiled", "eager:")):
-        if time.monotonic() > until:
-            raise RuntimeError(f"the worker says {code!r}")
-        time.sleep(0.5)
 
 
 def main() -> None:
