@@ -15,6 +15,7 @@ from models.attribution import Question, Settings, attributor
 from models.catalog import Catalog
 from tests.bench.common import Stack, pictures, quantile, stack, table
 from tests.bench.latency import interactive_ms
+from visionpipe.client import Client
 from visionpipe.queue import calls, run
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import JobRecord, Lane
@@ -82,19 +83,19 @@ def micro_batch_ms(bench: Stack) -> float:
 
 def measure(model: str) -> list[object]:
     """Measure one model."""
-    with stack(model) as bench:
+    with stack(model) as bench, Client(settings=bench.settings) as client:
         images = pictures(model, 64)
-        interactive_ms(bench, images[0], 20)
+        interactive_ms(bench, client, images[0], 20)
         bench.wait(Explaining(bench, images[:1]).job, every_s=0.01)
         started = time.perf_counter()
         bench.wait(Explaining(bench, images[1:5]).job, every_s=0.01)
         whole_s = (time.perf_counter() - started) / 4
         step = micro_batch_ms(bench)
-        idle = interactive_ms(bench, images[0], REQUESTS)
+        idle = interactive_ms(bench, client, images[0], REQUESTS)
         load = Explaining(bench, [images[index % 64] for index in range(round(LOAD_S / whole_s) + 8)])
         load.wait_until_busy()
         stages: dict[str, list[float]] = {}
-        loaded = interactive_ms(bench, images[0], REQUESTS, stages)
+        loaded = interactive_ms(bench, client, images[0], REQUESTS, stages)
         load.stop()
     bound = 2 * quantile(idle, 0.95) + step
     holds = "yes" if quantile(loaded, 0.95) <= bound else "NO"

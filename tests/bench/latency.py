@@ -21,12 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.common import Stack, pictures, quantile, service_run, stack, start_run, table, write_folder
 from tests.helpers.deployed import free_port
+from visionpipe.client import Client
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import Lane
 
 T = TypeVar("T")
 
 REQUESTS = 60
+REQUEST_S = 60
 EVERY_S = 0.5
 """How often somebody asks while the run goes on."""
 TRIAL_S = 10
@@ -42,16 +44,21 @@ LOSS = 0.05
 
 
 def interactive_ms(
-    bench: Stack, image: bytes, number: int, stages: dict[str, list[float]] | None = None, every_s: float = 0.02
+    bench: Stack,
+    client: Client,
+    image: bytes,
+    number: int,
+    stages: dict[str, list[float]] | None = None,
+    every_s: float = 0.02,
 ) -> list[float]:
-    """Time single requests one after the other, from submit to the record that says done."""
+    """Time single requests of a client, one after the other, from the call to the typed result."""
     taken = []
     for _ in range(number):
         started = time.perf_counter()
-        job = bench.submit_blobs([image], Lane.INTERACTIVE)
-        bench.wait(job)
+        job = client.submit("classification", image, model=bench.model)
+        job.result(REQUEST_S)
         taken.append((time.perf_counter() - started) * 1000)
-        timings = json.loads(run(bench.redis, calls.read_items(job))[0])["timings"]
+        timings = json.loads(run(bench.redis, calls.read_items(job.id))[0])["timings"]
         timings["other_ms"] = taken[-1] - sum(value for name, value in timings.items() if name.endswith("_ms"))
         for name, value in timings.items():
             if stages is not None and name.endswith("_ms"):
@@ -114,17 +121,20 @@ class Load:
 def measure(model: str) -> list[object]:
     """Measure one model."""
     port = free_port()
-    with stack(model, "--http-port", str(port), compiling="now") as bench:
+    with (
+        stack(model, "--http-port", str(port), compiling="now") as bench,
+        Client(settings=bench.settings) as client,
+    ):
         bench.wait_compiled()
         images = pictures(model, 200)
-        interactive_ms(bench, images[0], 20)
+        interactive_ms(bench, client, images[0], 20)
         started = time.perf_counter()
         bench.wait(bench.submit_blobs(images, Lane.BULK))
         rough = len(images) / (time.perf_counter() - started)
         trial = bench.root / "trial"
         write_folder(trial, images[:64], round(TRIAL_S * rough))
         rate = service_run(bench, trial, "classification")
-        idle = interactive_ms(bench, images[0], REQUESTS)
+        idle = interactive_ms(bench, client, images[0], REQUESTS)
         load = Load(bench, images[:64], round(RUN_S * rate), port)
         load.wait_until_busy()
         stages: dict[str, list[float]] = {}
@@ -132,7 +142,7 @@ def measure(model: str) -> list[object]:
         alone, _ = load.rate(partial(time.sleep, STRETCH_S))
         rates, ratios = [alone], []
         for _ in range(ROUNDS):
-            ask = partial(interactive_ms, bench, images[0], REQUESTS // ROUNDS, stages, EVERY_S)
+            ask = partial(interactive_ms, bench, client, images[0], REQUESTS // ROUNDS, stages, EVERY_S)
             shared, taken = load.rate(ask)
             loaded += taken
             before, (alone, _) = alone, load.rate(partial(time.sleep, STRETCH_S))
