@@ -75,10 +75,11 @@ class Artifacts:
         return envelope.model_copy(update={"items": items})
 
     async def _save(self, chunk: Chunk, item: Item[Result], patiently: Patiently) -> Item[Result]:
-        if item.result is None or item.index >= len(chunk.inputs):
+        path = chunk.path(item.index)
+        if item.result is None or path is None:
             return item
         try:
-            await self.save_one(chunk.inputs[item.index].path, item.result, patiently)
+            await self.save_one(path, item.result, patiently)
         except ArtifactExpiredError as error:
             return item.model_copy(update={"result": None, "error": error_info(error)})
         return item

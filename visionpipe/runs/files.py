@@ -8,7 +8,7 @@ import mimetypes
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from visionpipe.runs.lock import writable
@@ -77,6 +77,18 @@ def drop_overlay(out: bytes, path: bytes) -> None:
     """Remove the drawing of an input, if there is one."""
     while (name := overlay_file(out, path)) is not None:
         os.unlink(out + b"/" + name)  # noqa: PTH108 - a path of bytes
+
+
+def drop_overlays(out: Path, paths: Iterable[bytes]) -> None:
+    """Remove the drawings of inputs, if drawings were ever asked for.
+
+    Raises:
+        LedgerError: One cannot be removed.
+    """
+    if (out / OVERLAYS / MARK).is_file():
+        with writable(out):
+            for path in paths:
+                drop_overlay(os.fsencode(out), path)
 
 
 def write_whole(path: bytes, data: bytes) -> None:

@@ -22,6 +22,7 @@ from visionpipe.errors import (
     UnsupportedTaskError,
 )
 from visionpipe.runs.artifacts import Artifacts
+from visionpipe.runs.files import drop_overlays
 from visionpipe.runs.labels import Labels
 from visionpipe.runs.ledger import LEDGER_NAME, Ledger, discard
 from visionpipe.runs.lock import output_lock
@@ -132,6 +133,9 @@ class _Sitting:
             await self.artifacts.mend(ledger)
         if retry_failed:
             ledger.retry_failed()
+        if ledger.resumed:
+            # What an earlier version of an input gave must not stand there as if it were this one's.
+            await asyncio.to_thread(drop_overlays, self.out, ledger.open_paths())
         if ledger.counts().open:
             target = await _pin(self.client, ledger, spec, self.on_progress, worker_timeout_s)
             kept = (self.artifacts, self.drawings)

@@ -120,19 +120,12 @@ class Ledger:
     def retry_failed(self) -> int:
         """Make every failed input that was submitted once pending again."""
         with self._write() as db:
-            return db.execute(
-                "UPDATE inputs SET state = 'pending', code = NULL, message = '', answer = NULL, tries = 0, "
-                "chunk = NULL, position = NULL WHERE state = 'failed' AND verdict = ''"
-            ).rowcount
+            return db.execute(statements.RETRY_FAILED).rowcount
 
     def redo(self, paths: Iterable[bytes]) -> None:
         """Make inputs that are done pending again: what they gave is lost."""
         with self._write() as db:
-            db.executemany(
-                "UPDATE inputs SET state = 'pending', answer = NULL, tries = 0, chunk = NULL, position = NULL "
-                "WHERE path = ? AND state = 'done'",
-                ((path,) for path in paths),
-            )
+            db.executemany(statements.REDO, ((path,) for path in paths))
 
     def counts(self) -> Counts:
         """Count the inputs by state."""
@@ -154,7 +147,7 @@ class Ledger:
             ):
                 if taken and total + size > max_bytes:
                     break
-                taken.append((row_id, Input(path, size)))
+                taken.append((row_id, Input(path, size, len(taken))))
                 total += size
             if not taken:
                 return None
@@ -162,7 +155,7 @@ class Ledger:
             assert serial is not None
             db.executemany(
                 "UPDATE inputs SET state = 'submitted', chunk = ?, position = ? WHERE id = ?",
-                ((serial, position, row_id) for position, (row_id, _) in enumerate(taken)),
+                ((serial, image.position, row_id) for row_id, image in taken),
             )
         return Chunk(serial, self._job(serial), tuple(image for _, image in taken))
 
@@ -172,7 +165,7 @@ class Ledger:
         return [Chunk(serial, self._job(serial), self._inputs(serial)) for serial in serials]
 
     def _inputs(self, serial: int) -> tuple[Input, ...]:
-        query = "SELECT path, size_bytes FROM inputs WHERE chunk = ? ORDER BY position"
+        query = "SELECT path, size_bytes, position FROM inputs WHERE chunk = ? ORDER BY position"
         return tuple(Input(*row) for row in self._read(query, serial))
 
     def _job(self, serial: int) -> str:
@@ -229,7 +222,7 @@ class Ledger:
                 "UPDATE inputs SET position = ? WHERE chunk = ? AND position = ?",
                 ((new, chunk.serial, old) for new, old in enumerate(left)),
             )
-        return replace(chunk, inputs=tuple(chunk.inputs[index] for index in left))
+        return replace(chunk, inputs=tuple(chunk.inputs[old]._replace(position=new) for new, old in enumerate(left)))
 
     def release(self, chunk: Chunk) -> int:
         """Close a chunk whose job is gone; its inputs are pending again, and it costs them no try."""
@@ -258,6 +251,10 @@ class Ledger:
         query = "SELECT path, size_bytes, state, code, message, answer, tries FROM inputs ORDER BY path"
         for path, size, state, code, message, answer, tries in self._read(query):
             yield Row(path, size, InputState(state), code, message, answer, tries)
+
+    def open_paths(self) -> Iterator[bytes]:
+        """The path of every input that has no outcome, streamed."""
+        return (path for (path,) in self._read("SELECT path FROM inputs WHERE state IN ('pending', 'submitted')"))
 
     def widest(self, json_path: str) -> int:
         """Length of the longest array at a path of the answers."""

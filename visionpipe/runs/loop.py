@@ -219,8 +219,8 @@ class Loop:
         self._record(settled)
         if self.overlays is not None and envelope is not None:
             for item in envelope.items:
-                if item.result is not None and item.index < len(chunk.inputs):
-                    self.overlays.offer(chunk.inputs[item.index].path, item.result)
+                if item.result is not None and (path := chunk.path(item.index)) is not None:
+                    self.overlays.offer(path, item.result)
         self.sizer.learn(settled.done + settled.failed, now_s)
         self._speed.add(settled.done + settled.failed, now_s)
 

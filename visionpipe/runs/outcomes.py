@@ -23,12 +23,20 @@ def outcomes(envelope: Envelope[Result], *, interrupted: bool = False) -> Iterat
 
     Args:
         envelope: What the job ended with.
-        interrupted: We cancelled it ourselves, so images without an outcome are left for the next sitting.
+        interrupted: We may have cancelled it ourselves, so images without an outcome, or with the best that was there
+            by then, are left for the next sitting.
     """
     ours = interrupted and envelope.state is JobState.CANCELLED
     for item in envelope.items if ours else envelopes.outcomes(envelope):
-        if not (ours and item.error and item.error.code == CancelledError.code):
+        if not (interrupted and _was_cancelled(item)):
             yield _outcome(item)
+
+
+def _was_cancelled(item: Item[Result]) -> bool:
+    if item.error is not None:
+        return item.error.code == CancelledError.code
+    # Whoever gave it a budget of time wanted no more than fits into that.
+    return item.result is not None and item.result.partial and getattr(item.result, "stopped", None) != "time_budget"
 
 
 def raw_outcomes(raw: RawEnvelope, *, interrupted: bool = False) -> Iterator[Outcome]:
@@ -43,7 +51,9 @@ def raw_outcomes(raw: RawEnvelope, *, interrupted: bool = False) -> Iterator[Out
     for text in raw.items:
         told = _told(text)
         # Whatever looks odd is read with all its checks.
-        if told is not None and 0 <= told["index"] < raw.record.total and text.startswith(_HEAD):
+        if told is None or (interrupted and told["result"].get("partial")):
+            rest.append(text)
+        elif 0 <= told["index"] < raw.record.total and text.startswith(_HEAD):
             done.add(told["index"])
             # All but the index, which says nothing outside its chunk.
             yield Outcome(told["index"], "{" + text[text.index(b",") + 1 :].decode())

@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,10 +69,6 @@ class Overlays:
         self._waiting = {work for work in self._waiting if not work.done()}
         if len(self._waiting) < BACKLOG:
             self._waiting.add(self._pool.submit(self._draw, path, result))
-        else:
-            # What an earlier version of the input gave must not stand there as if it were this one's.
-            with suppress(OSError):
-                drop_overlay(os.fsencode(self.out), path)
 
     async def finish(self, ledger: Ledger, on_progress: OnProgress) -> None:
         """Draw every input that is done and has no drawing so far."""

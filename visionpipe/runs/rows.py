@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -24,11 +25,16 @@ class Input(NamedTuple):
     """Relative to the folder of the run."""
     size_bytes: int
     """Size when it was scanned."""
+    position: int
+    """Index in the images of its chunk's job."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The inputs that travel in one job, in the order of its images."""
+    """The inputs that travel in one job, in the order of its images.
+
+    Those that changed on disk between two sittings have left it, and their positions stay empty.
+    """
 
     serial: int
     """Number of the chunk within its run."""
@@ -36,6 +42,14 @@ class Chunk:
     """Id of its job; the same in every sitting of the run."""
     inputs: tuple[Input, ...]
     """Its images."""
+
+    def path(self, position: int) -> bytes | None:
+        """The path of the input at an index of the job's images; none where there is none any more."""
+        return self._paths.get(position)
+
+    @cached_property
+    def _paths(self) -> dict[int, bytes]:
+        return {image.position: image.path for image in self.inputs}
 
 
 class Outcome(NamedTuple):

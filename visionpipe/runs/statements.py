@@ -43,3 +43,11 @@ RETRY = """
 UPDATE inputs SET state = 'pending', chunk = NULL, position = NULL, tries = tries + 1
 WHERE chunk = ? AND position = ? AND state = 'submitted' AND tries + 1 < ?
 """
+RETRY_FAILED = """
+UPDATE inputs SET state = 'pending', code = NULL, message = '', answer = NULL, tries = 0, chunk = NULL, position = NULL
+WHERE state = 'failed' AND verdict = ''
+"""
+REDO = """
+UPDATE inputs SET state = 'pending', answer = NULL, tries = 0, chunk = NULL, position = NULL
+WHERE path = ? AND state = 'done'
+"""

@@ -189,6 +189,35 @@ async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_ag
     assert len(files(tmp_path / "out", "artifacts")) == 2 * len(NAMES)
 
 
+async def test_files_of_a_chunk_keep_their_inputs_when_one_changes_between_two_sittings(
+    worker, go, tmp_path, folder, monkeypatch
+):
+    def dies(*args, **kwargs):
+        raise LedgerError("the process ends here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "settle", dies)
+        with pytest.raises(LedgerError):
+            await go("segmentation", chunk=8)
+    # The second of the chunk's five.
+    (folder / "one.jpg").write_bytes(png(np.full((50, 90, 3), 200, np.uint8)))
+    report = await go("segmentation", chunk=8, overlays=True)
+    assert (report.done, report.failed, report.overlays.drawn) == (len(NAMES), 0, len(NAMES))
+    assert [len(request.images) for request in worker.requests] == [len(NAMES), 1]
+    for line in lines(tmp_path / "out"):
+        for field, name in line["artifacts"].items():
+            digest = hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()
+            assert line["result"][field]["key"] == f"artifact:{digest}"
+
+
+async def test_a_changed_input_loses_its_drawing_where_no_new_one_is_asked_for(worker, go, tmp_path, folder):
+    await go("detection", overlays=True)
+    (folder / "one.png").write_bytes(png(np.full((50, 90, 3), 200, np.uint8)))
+    report = await go("detection")
+    assert (report.done, report.overlays.drawn) == (len(NAMES), len(NAMES) - 1)
+    assert {line["path"]: line["overlay"] for line in lines(tmp_path / "out")}["one.png"] is None
+
+
 def kill_at(words: list, out: Path, enough: int) -> None:
     """Start a run and kill it once it has saved so many files."""
     process = subprocess.Popen(words)

@@ -38,3 +38,18 @@ def test_an_error_and_an_image_without_an_outcome_have_their_reasons():
 def test_what_is_no_item_of_this_version_is_never_taken_for_done(item: bytes):
     with pytest.raises(InternalError, match="this version cannot read"):
         list(raw_outcomes(envelope(item)))
+
+
+CUT = GOOD.replace(b'"task"', b'"partial":true,"task"')
+OF_A_BUDGET = (
+    b'{"index":0,"result":{"task":"style_transfer","partial":true,"stopped":"time_budget","picture":'
+    b'{"key":"artifact:x","media_type":"image/png","size_bytes":1}},"timings":{}}'
+)
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.CANCELLED])
+def test_what_an_interruption_cut_short_is_left_for_the_next_sitting(state: JobState):
+    raw = envelope(CUT, GOOD.replace(b'"index":0', b'"index":1'), total=2)
+    raw = raw._replace(record=raw.record.model_copy(update={"state": state}))
+    assert [found.position for found in raw_outcomes(raw, interrupted=True)] == [1]
+    assert {found.position for found in raw_outcomes(raw)} == {0, 1}
