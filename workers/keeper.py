@@ -125,6 +125,9 @@ class Keeper:
                 if now >= renew_at:
                     self._renew()
                     self._announce()
+                    if now - self.beat_at > max(self._settings.lease_s / 2, 2 * self._settings.renew_s):
+                        # So long an outage may have outlasted the leases of workers that live: first they renew them.
+                        sweep_at = time.monotonic() + self._settings.renew_s
                     renew_at = now + self._settings.renew_s
                     self.beat_at = now
                 elif self._window.done_items != self._told_items:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
+import pytest
+
+from visionpipe.errors import QueueUnavailableError
 from visionpipe.queue import calls, run
 from visionpipe.redis_server import RedisServer
 from visionpipe.schemas.jobs import JobState, Lane
@@ -94,6 +98,33 @@ def test_lapsed_leases_of_others_are_swept(rig: Any) -> None:
     rig.keeper.start()
     until(lambda: rig.envelope(job).record.state is JobState.QUEUED)
     assert rig.envelope(job).record.attempts == 1
+
+
+def test_after_a_long_outage_others_renew_their_leases_before_anybody_sweeps(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(settings={"lease_s": 1.0, "renew_s": 0.5, "sweep_s": 0.1})
+    job = rig.submit([1], accept=False)
+    announce, away = rig.keeper._announce, threading.Event()
+
+    def announced() -> None:
+        if away.is_set():
+            raise QueueUnavailableError("away")
+        announce()
+
+    monkeypatch.setattr(rig.keeper, "_announce", announced)
+    rig.keeper.start()
+    seen = rig.keeper.beat_at
+    until(lambda: rig.keeper.beat_at > seen)
+    away.set()
+    run(rig.redis, calls.claim(job, "w2", "t2", rig.hosted.info, rig.settings))
+    time.sleep(2.5)
+    seen = rig.keeper.beat_at
+    away.clear()
+    until(lambda: rig.keeper.beat_at > seen)
+    assert run(rig.redis, calls.renew([(job, "t2")], rig.settings)) == ["ok"]
+    # Whoever does not is dead.
+    until(lambda: rig.envelope(job).record.state is JobState.QUEUED)
 
 
 def test_the_keeper_outlives_an_absence_of_redis(make_rig: Any, redis_server: RedisServer) -> None:
