@@ -6,19 +6,18 @@ batched with no added delay; while the device is busy more accumulates.
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 
 import torch
 
 from visionpipe.schemas.jobs import Lane
 from workers.hooks import Hooks
+from workers.limits import Limits
 from workers.longwork import LONG_EVERY, LongRunner
 from workers.pipeline import Pipeline
 from workers.ready import MAX_BATCH_VALUES, Ready
@@ -26,8 +25,6 @@ from workers.runtime import Runtime
 from workers.threads import use_cores, vital
 from workers.work import Work
 from workers.yielding import ASIDE_S
-
-logger = logging.getLogger("visionpipe.batching")
 
 MAX_READY_VALUES = 2 * MAX_BATCH_VALUES
 """Input values of one lane that wait for the device; beyond it the decode threads wait."""
@@ -46,18 +43,14 @@ class Batcher:
     Args:
         runtimes: Task name → runtime.
         hooks: Whom to tell.
-        max_batch: Largest micro-batch, in images, of tasks for which no larger one suits; halved when the device runs
-            out of memory.
+        max_batch: Largest micro-batch, in images, of tasks for which no larger one suits.
     """
 
     runtimes: dict[str, Runtime]
     hooks: Hooks
-    max_batch: int
+    max_batch: InitVar[int]
     step_started: float | None = None
     """Monotonic time at which the present device step began; none while idle."""
-    ceiling: int = sys.maxsize
-    """Most images for which the memory has sufficed, once it did not."""
-    _larger: dict[str, int] = field(default_factory=dict)
     _ready: Ready = field(default_factory=Ready)
     _chores: deque[Callable[[], None]] = field(default_factory=deque)
     _suspects: deque[Work] = field(default_factory=deque)
@@ -67,29 +60,19 @@ class Batcher:
     _is_starving: bool = False
     _bulk_since_long: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, max_batch: int) -> None:
+        self.limits = Limits(self.runtimes, max_batch)
         self._wake, self._room, self._hunger = (threading.Condition(self._lock) for _ in range(3))
         self._long = LongRunner(self.runtimes, self.hooks, self._lock, self._room)
         self._cores = torch.get_num_threads()
-        self._pipeline = Pipeline(self.hooks.finished, self._out_of_memory)
+        self._pipeline = Pipeline(
+            self.hooks.finished, lambda task, num_items: self.limits.ran_out_of_memory(task, num_items)
+        )
         self._thread = vital("device", self._run)
 
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
-
-    def limit(self, task: str | None) -> int:
-        """Give the largest micro-batch of a task, in images."""
-        return min(self._larger.get(task or "", self.max_batch), self.ceiling)
-
-    @property
-    def largest(self) -> int:
-        """The largest micro-batch of any task, in images."""
-        return max(map(self.limit, self.runtimes))
-
-    def enlarge(self, task: str, max_batch: int) -> None:
-        """Let micro-batches of a task be larger from now on; for the device thread."""
-        self._larger[task] = max_batch
 
     def put(self, work: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
@@ -256,7 +239,8 @@ class Batcher:
         return lambda: self._run_batch(batch)
 
     def _limit(self, lane: Lane) -> int:
-        return self.limit(self._ready.next_task(lane))
+        task = self._ready.next_task(lane)
+        return self.limits.of(task) if task else self.limits.max_batch
 
     def _run_batch(self, batch: list[Work]) -> None:
         live: list[Work] = []
@@ -266,7 +250,9 @@ class Batcher:
             else:
                 live.append(work)
         if live:
-            self._pipeline.run(self.runtimes[live[0].request.task], live)
+            task = live[0].request.task
+            self._pipeline.run(self.runtimes[task], live)
+            self.limits.learn(task, self._pipeline.last_s, len(live))
 
     def _run_suspect(self, work: Work) -> None:
         if work.job.dropped:
@@ -279,9 +265,3 @@ class Batcher:
             else:
                 self._run_batch([work])
                 self._pipeline.finish()
-
-    def _out_of_memory(self, batch_size: int) -> None:
-        if batch_size > 1 and batch_size // 2 < self.largest:
-            self.ceiling = batch_size // 2
-            self.max_batch = min(self.max_batch, self.ceiling)
-            logger.warning("out of memory with %d images; micro-batches are at most %d now", batch_size, self.ceiling)

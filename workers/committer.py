@@ -124,12 +124,13 @@ class Committer:
             self._busy.release()
 
     def let_go(self, work: Work, error: QueueUnavailableError) -> None:
-        """Leave an image to whoever claims its job next, which finds Redis again: it is no fault of the image.
+        """Leave an image to whoever claims its job next, which may find Redis and the store again.
 
-        A stopped job ends here all the same, with the outcomes it has.
+        It is no fault of the image, so the job is handed back as if this worker ended; where Redis is away, its lease
+        runs out. A stopped job ends here all the same, with the outcomes it has.
         """
         logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
-        work.job.lost = work.job.lost or not work.job.dropped
+        work.job.handing_back = work.job.handing_back or not work.job.dropped
         self.put([work], [None])
 
     def tell(self, job: HeldJob, progress: Progress) -> None:
@@ -155,6 +156,8 @@ class Committer:
             taken = self._take()
             with self._busy:
                 closing = self._turn(taken)
+            # The last images of a quiet hour would otherwise stay in memory, with the errors that some ended in.
+            del taken
 
     def _turn(self, taken: Sequence[Entry | Unsent | HeldJob | None]) -> bool:
         """Write what was taken; says whether that was the last."""

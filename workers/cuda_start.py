@@ -62,7 +62,7 @@ def begin_on_cuda(
 
     def begin() -> None:
         try:
-            told(prepare_on_cuda(hosted, runtimes, settings, largest=batcher.max_batch) or "eager")
+            told(prepare_on_cuda(hosted, runtimes, settings, largest=batcher.limits.max_batch) or "eager")
         finally:
             done.set()
 

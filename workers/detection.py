@@ -25,10 +25,11 @@ from visionpipe.schemas.requests import DetectionOptions
 from visionpipe.schemas.results import DetectionResult
 from visionpipe.schemas.results.detection import Detection
 from workers.detection_parity import agree, agree_on
-from workers.detection_slices import Pace, SlicedImage, pieces
+from workers.detection_slices import SlicedImage, pieces
 from workers.fitting import fitted
 from workers.hosted import Answering, HostedModel
 from workers.labels import class_ids, label_of
+from workers.pace import Pace
 from workers.runtime import Answer, Runtime
 from workers.work import Work
 

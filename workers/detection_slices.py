@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 from models.detectors import Detector, Wanted
 from models.detectors.slicing import Gathered, corners, gather
 from visionpipe.schemas.requests.detection import Slicing
-from workers.device import free_memory, is_out_of_memory
-from workers.warmup import TARGET_STEP_S
 
 
 @dataclass
@@ -60,35 +56,3 @@ def pieces(size_wh: tuple[int, int], slicing: Slicing) -> list[tuple[int, int, i
     width, height = (min(sides) for sides in zip(size_wh, slicing.size_wh, strict=True))
     slices = [(x, y, x + width, y + height) for x, y in corners(size_wh, slicing.size_wh, slicing.overlap)]
     return [whole, *slices] if slicing.whole_image and len(slices) > 1 else slices
-
-
-@dataclass
-class Pace:
-    """How many slices make one device step, so that it is a quarter of a second long.
-
-    Attributes:
-        most: At most so many: the card's largest micro-batch.
-        size: How many now.
-    """
-
-    most: int
-    size: int = 1
-
-    def adapt(self, took_s: float, num_pieces: int) -> None:
-        """Learn from a step."""
-        if took_s > TARGET_STEP_S:
-            self.size = max(self.size // 2, 1)
-        elif num_pieces == self.size and took_s < TARGET_STEP_S / 2:
-            self.size = min(2 * self.size, self.most)
-
-    def attempt(self, step: Callable[[int], None], device: torch.device) -> None:
-        """Make a step of the present size, or a smaller one where the memory does not suffice."""
-        while True:
-            try:
-                step(self.size)
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.size == 1:
-                    raise
-            free_memory(device)
-            self.most = self.size = self.size // 2

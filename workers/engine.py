@@ -155,7 +155,7 @@ class Engine:
         open_indices = [index for index in range(len(refs)) if index not in claim.finished]
         # A worker that hoards long work keeps it from one that has nothing to do.
         is_long = self._parts.runtimes[request.task].takes_long(request)
-        weight = self.batcher.max_batch if is_long else 1
+        weight = self.batcher.limits.max_batch if is_long else 1
         job = HeldJob(claim, request, open_items=len(open_indices), weight=weight)
         read = self._reader.read
         # Bulk work stands aside for quick work alone: suspects and long work would keep it aside for minutes.

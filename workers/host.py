@@ -189,8 +189,8 @@ class Host:
         if self._options.max_batch is None:
             batcher = self._engine.batcher
             for _ in enlarge(self._hosted, batcher, tasks, shape_CHW):
-                self._keeper.tell(max_batch=batcher.largest)
-                yield batcher.largest
+                self._keeper.tell(max_batch=batcher.limits.largest)
+                yield batcher.limits.largest
 
     def _record(self, max_batch: int) -> WorkerRecord:
         info = self._hosted.info

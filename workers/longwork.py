@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from visionpipe.schemas.jobs import Lane, Progress
 from visionpipe.schemas.results import Result
-from workers.device import is_fatal
+from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hooks import Hooks
 from workers.runtime import Answer, Runtime
 from workers.work import Work
@@ -137,8 +138,16 @@ class LongRunner:
                 self.queue.again(long)
             self._hooks.progressed(long.work, told)
         else:
+            if isinstance(told, BaseException):
+                self._let_go(long, told)
             self._end(long)
             self._hooks.finished([long.work], [told])
+
+    def _let_go(self, long: LongWork, error: BaseException) -> None:
+        """Free what a failed step has made: others need the memory before anybody has told of the error."""
+        traceback.clear_frames(error.__traceback__)
+        if is_out_of_memory(error):
+            free_memory(self._runtimes[long.work.request.task].hosted.device.torch_device)
 
     def _end(self, long: LongWork) -> None:
         with self._lock:

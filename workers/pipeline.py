@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from workers.runtime import Answer, Begun, Runtime, begin_batch, finish_batch
 from workers.work import Work
@@ -21,17 +22,21 @@ class Pipeline:
 
     Args:
         finished: Told of the images of a batch and their answers.
-        out_of_memory: Told the size of a batch for which the memory did not suffice.
+        out_of_memory: Told the task and the size of a batch for which the memory did not suffice.
+
+    Attributes:
+        busy_s: How long the device has computed.
+        last_s: The same for the batch that was finished last.
     """
 
     def __init__(
-        self, finished: Callable[[list[Work], list[Answer]], None], out_of_memory: Callable[[int], None]
+        self, finished: Callable[[list[Work], list[Answer]], None], out_of_memory: Callable[[str, int], None]
     ) -> None:
         self._finished = finished
         self._out_of_memory = out_of_memory
         self._pending: Begun | None = None
-        self._ended = self._last_s = 0.0
-        self.busy_s = 0.0
+        self._ended = 0.0
+        self.busy_s = self.last_s = 0.0
 
     @property
     def is_pending(self) -> bool:
@@ -40,10 +45,13 @@ class Pipeline:
 
     def run(self, runtime: Runtime, batch: list[Work]) -> None:
         """Launch a batch and finish the one before it; also this one, unless the device still computes it."""
+        if runtime.is_long:
+            # Its batches are computed when they are launched: their time would be taken for that of the one before.
+            self.finish()
         begun = begin_batch(runtime, batch)
         self.finish()
         self._pending = begun
-        if not begun.is_pending or self._last_s > QUICK_S:
+        if not begun.is_pending or self.last_s > QUICK_S:
             self.finish()
 
     def finish(self) -> None:
@@ -51,9 +59,9 @@ class Pipeline:
         begun, self._pending = self._pending, None
         if begun is None:
             return
-        answers = finish_batch(begun, self._out_of_memory)
+        answers = finish_batch(begun, partial(self._out_of_memory, begun.batch[0].request.task))
         now = time.monotonic()
-        self._last_s = now - max(begun.started, self._ended)
-        self.busy_s += self._last_s
+        self.last_s = now - max(begun.started, self._ended)
+        self.busy_s += self.last_s
         self._ended = now
         self._finished(list(begun.batch), answers)

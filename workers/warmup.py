@@ -13,12 +13,11 @@ from workers.batching import Batcher
 from workers.device import free_memory, is_fatal, is_out_of_memory
 from workers.hosted import HostedModel
 from workers.outcome import ours
+from workers.pace import TARGET_STEP_S
 from workers.runtime import Runtime
 
 logger = logging.getLogger("visionpipe.warmup")
 
-TARGET_STEP_S = 0.25
-"""A micro-batch should take no longer than this, since interactive work waits for it."""
 TRIES = 3
 """Steps of a larger micro-batch that are timed, unless one before them was quick enough."""
 MIN_STEP_S = 0.02
@@ -184,9 +183,9 @@ def enlarge(hosted: HostedModel, batcher: Batcher, tasks: Sequence[str], shape_C
     for task in tasks:
         runtime = batcher.runtimes[task]
         if runtime.has_fixed_shape and not runtime.is_long and runtime.answering is hosted.answering:
-            most = min(hosted.card.serving.max_batch, batcher.ceiling)
-            for max_batch in larger_batches(runtime, batcher.limit(task), most):
-                batcher.enlarge(task, max_batch)
+            most = min(hosted.card.serving.max_batch, batcher.limits.ceiling(task))
+            for max_batch in larger_batches(runtime, batcher.limits.of(task), most):
+                batcher.limits.enlarge(task, max_batch)
                 yield max_batch
 
 

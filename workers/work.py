@@ -31,7 +31,7 @@ class HeldJob:
         weight: To how many ordinary images one of its own amounts.
         stopped: The final state the job is heading for, once somebody stopped it.
         lost: Whether another holds the job now; then nothing of it may be written.
-        handing_back: Whether this worker ends and leaves what has not begun to another.
+        handing_back: Whether what has not begun is left to another worker, or to this one later.
         num_dropped: Items that will not be done here.
         progress: What long work last told, until it is recorded.
         told_at: When progress was last recorded.

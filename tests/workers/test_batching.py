@@ -11,11 +11,13 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from hypothesis import strategies as st
 
 from visionpipe.queue import calls, run
-from visionpipe.schemas.jobs import JobState, Lane
+from visionpipe.schemas.jobs import JobState, Lane, Progress
 from workers import batching
+from workers.limits import Limits
 from workers.longwork import LONG_EVERY
 from workers.threads import FATAL_EXIT
 from workers.yielding import ASIDE_S, LIVELY_S, RightOfWay
@@ -75,8 +77,8 @@ def test_interactive_overtakes_bulk_at_the_next_micro_batch(rig: Any) -> None:
 
 def test_a_task_for_which_larger_batches_suit_gets_them_and_others_do_not(rig: Any) -> None:
     batcher = rig.engine.batcher
-    batcher.enlarge("classification", 48)
-    assert (batcher.limit("classification"), batcher.limit("explanation")) == (48, 16)
+    batcher.limits.enlarge("classification", 48)
+    assert (batcher.limits.of("classification"), batcher.limits.of("explanation")) == (48, 1)
     bulk = rig.submit(list(range(100)), lane=Lane.BULK, accept=False)
     first = hold(rig)
     rig.engine.accept(bulk)
@@ -195,7 +197,8 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_the_size_remembered(rig: 
     ready(rig, 16)
     rig.watched.gate.set()
     assert rig.answers(job) == list(range(16))
-    assert rig.engine.batcher.max_batch == 4
+    assert rig.engine.batcher.limits.of("classification") == 4
+    assert rig.engine.batcher.limits.ceiling("explanation") > 16
     assert [len(batch) for batch in rig.watched.batches[1:]] == [16, 8, 4, 4, 8, 4, 4]
     assert rig.answers(rig.submit(list(range(8)))) == list(range(8))
     assert max(len(batch) for batch in rig.watched.batches[8:]) <= 4
@@ -412,7 +415,7 @@ JOBS = st.lists(
 )
 @hypothesis.given(jobs=JOBS, room=st.sampled_from([1, 3, 10_000]), order=st.permutations(range(MAX_JOBS)))
 def test_each_image_gets_its_own_answer_and_just_one(rig: Any, jobs: Any, room: int, order: list[int]) -> None:
-    rig.watched.room, rig.watched.batches, rig.engine.batcher.max_batch = room, [], 16
+    rig.watched.room, rig.watched.batches, rig.engine.batcher.limits = room, [], Limits(rig.engine.batcher.runtimes, 16)
     submitted = []
     for images, lane, is_long in jobs:
         levels, sizes = [level for level, _ in images], [size for _, size in images]
@@ -491,7 +494,7 @@ def test_a_bulk_batch_is_filled_while_more_of_it_is_on_its_way(rig: Any, monkeyp
         prepare(work)
 
     monkeypatch.setattr(rig.watched, "prepare", slow)
-    rig.watched.batches, rig.engine.batcher.max_batch = [], 8
+    rig.watched.batches, rig.engine.batcher.limits = [], Limits(rig.engine.batcher.runtimes, 8)
     job = rig.submit([1 + level for level in range(32)], lane=Lane.BULK)
     assert rig.answers(job) == [1 + level for level in range(32)]
     assert len(rig.watched.batches) <= 6
@@ -517,3 +520,22 @@ def test_bulk_work_does_not_stand_aside_for_long_work(rig: Any) -> None:
     # Two decode threads that stood aside before each of 100 images would need a second and a half for that alone.
     assert time.monotonic() - started < 50 * ASIDE_S
     rig.engine.held()[0].stopped = JobState.CANCELLED
+
+
+def test_a_step_for_which_the_memory_does_not_suffice_keeps_none_of_it(rig: Any, monkeypatch: Any) -> None:
+    class Activations:
+        """Stands for what a step has computed."""
+
+    held: list[weakref.ref[Activations]] = []
+    seen: list[bool] = []
+
+    def steps(work: Any) -> Any:
+        activations = Activations()
+        held.append(weakref.ref(activations))
+        yield Progress(done=1, total=2)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(rig.long, "steps", steps)
+    monkeypatch.setattr("workers.longwork.free_memory", lambda device: seen.append(held[-1]() is None))
+    assert rig.answers(rig.submit([1], task="explanation")) == ["out_of_memory"]
+    assert seen == [True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from workers.hosted import HostedModel
 class Thread:
     """Does what it is given in a thread, as a batcher does."""
 
-    max_batch = 16
+    limits = SimpleNamespace(max_batch=16)
 
     def between(self, chore: Callable[[], None]) -> None:
         threading.Thread(target=chore, name="device").start()

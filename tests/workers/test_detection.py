@@ -24,9 +24,9 @@ from visionpipe.schemas.jobs import JobState, Lane, Progress
 from visionpipe.schemas.results import DetectionResult
 from visionpipe.tasks import build_request
 from workers.detection import DetectionRuntime
-from workers.detection_slices import Pace
 from workers.hosted import HostedModel
 from workers.outcome import describe
+from workers.pace import Pace
 from workers.work import HeldJob, Work
 
 CARD = """

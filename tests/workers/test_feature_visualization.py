@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +25,9 @@ from visionpipe.schemas.jobs import Lane
 from visionpipe.schemas.requests import FeatureVisualizationOptions
 from visionpipe.schemas.results import FeatureVisualizationResult
 from visionpipe.tasks import build_request, parse_item
-from workers.engine import MAX_LONG
 from workers.feature_visualization import FeatureVisualizationRuntime
 from workers.hosted import HostedModel
+from workers.pace import TARGET_STEP_S
 
 from .conftest import Rig, wait_for, write_model
 
@@ -419,20 +420,30 @@ def test_images_are_ranked_in_one_batch_and_projected_one_by_one(served: Rig) ->
     assert all(one.units[0].patch is not None for one in shown)
 
 
-def test_a_ranking_of_a_folder_fills_its_batches(served: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = served.engine.batcher.runtimes["feature_visualization"]
+@pytest.mark.parametrize(
+    ("step_s", "expected"), [(0.0, [1, 2, 4, 8, 3]), (TARGET_STEP_S, [1] * 5)], ids=["quick", "slow"]
+)
+def test_a_ranking_of_a_folder_fills_batches_that_keep_nobody_waiting(
+    served: Rig, monkeypatch: pytest.MonkeyPatch, step_s: float, expected: list[int]
+) -> None:
+    batcher, number = served.engine.batcher, sum(expected)
+    runtime, all_are_ready = batcher.runtimes["feature_visualization"], threading.Event()
     sizes: list[int] = []
     forward = runtime.forward
 
     def noted(batch: Any) -> Any:
         sizes.append(len(batch))
+        time.sleep(step_s)
         return forward(batch)
 
     monkeypatch.setattr(runtime, "forward", noted)
-    images, options = [photo()] * 32, {"method": "activations", "channels": [0]}
-    assert len(results(served, submit(served, images, lane=Lane.BULK, options=options))) == 32
-    assert sum(sizes) == 32
-    assert max(sizes) > MAX_LONG, sizes
+    batcher.between(lambda: all_are_ready.wait(30))
+    options = {"method": "activations", "channels": [0]}
+    job = submit(served, [photo()] * number, lane=Lane.BULK, options=options)
+    wait_for(lambda: batcher._ready.count(Lane.BULK) == number)
+    all_are_ready.set()
+    assert len(results(served, job)) == number
+    assert sizes == expected
 
 
 def test_a_cancelled_climb_gives_what_it_has(served: Rig) -> None:

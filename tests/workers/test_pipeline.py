@@ -23,7 +23,7 @@ CPU = SimpleNamespace(device=SimpleNamespace(torch_device=torch.device("cpu")))
 class Doubling:
     """Gives each image twice its number; some images cannot be launched, others not be answered."""
 
-    hosted = CPU
+    hosted, is_long = CPU, False
 
     def __init__(
         self, copies: Copies, log: list[Any], *, fails: Sequence[int] = (), breaks: Sequence[int] = ()
@@ -54,8 +54,8 @@ class Rig:
         self.log = self.cuda.log
         self.runtime: Any = Doubling(Copies(None if on_cpu else self.cuda), self.log, **faults)
         self.answers: dict[int, Any] = {}
-        self.shrunk: list[int] = []
-        self.pipeline = Pipeline(self._finished, self.shrunk.append)
+        self.shrunk: list[tuple[str, int]] = []
+        self.pipeline = Pipeline(self._finished, lambda *what: self.shrunk.append(what))
 
     def _finished(self, batch: list[Any], answers: list[Any]) -> None:
         self.log.append(("finished", *(work.number for work in batch)))
@@ -63,7 +63,8 @@ class Rig:
         self.answers.update(zip((work.number for work in batch), told, strict=True))
 
     def run(self, *numbers: int) -> None:
-        works = [SimpleNamespace(number=number, ready_at=0.0, times_ms={}, num_pixels=1) for number in numbers]
+        told = {"ready_at": 0.0, "num_pixels": 1, "request": SimpleNamespace(task="doubling")}
+        works = [SimpleNamespace(number=number, times_ms={}, **told) for number in numbers]
         self.pipeline.run(self.runtime, works)  # type: ignore[arg-type]
 
     def order(self) -> Iterator[Any]:
@@ -117,7 +118,7 @@ def test_want_of_memory_halves_the_batch_and_is_told_after_the_one_before_is_saf
     assert ("finished", 1) in rig.log
     rig.pipeline.finish()
     assert rig.answers == {number: 2.0 * number for number in range(1, 6)}
-    assert rig.shrunk == [4]
+    assert rig.shrunk == [("doubling", 4)]
 
 
 def test_a_broken_device_ends_the_thread() -> None:
@@ -146,6 +147,17 @@ def test_time_is_counted_once_though_batches_overlap(monkeypatch: pytest.MonkeyP
         rig.run(number)
     rig.pipeline.finish()
     assert rig.pipeline.busy_s == times[-1] - times[0]
+
+
+def test_batches_of_long_tasks_are_launched_alone_so_that_their_time_is_theirs() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.runtime.is_long = True
+    rig.run(2)
+    rig.pipeline.finish()
+    assert [entry for entry in rig.order() if entry != "wait"] == [
+        ("launch", 1), ("finished", 1), ("launch", 2), ("finished", 2),
+    ]  # fmt: skip
 
 
 def test_whole_jobs_get_their_own_answers_through_batches_in_flight(

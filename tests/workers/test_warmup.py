@@ -75,15 +75,15 @@ def test_a_network_that_became_faster_gets_larger_batches_where_all_its_inputs_a
     batcher = Batcher(runtimes, hooks, max_batch=4)
     assert list(warmup.enlarge(hosted, batcher, tasks, (1, 9, 9))) == []
     assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == [8, 16]
-    assert [batcher.limit(task) for task in tasks] == [16, 4, 4, 4]
-    assert batcher.largest == 16
+    assert [batcher.limits.of(task) for task in tasks] == [16, 1, 4, 4]
+    assert batcher.limits.largest == 16
     # What the memory did not suffice for is not tried again.
-    batcher._out_of_memory(16)
+    batcher.limits.ran_out_of_memory("classification", 16)
     assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == []
-    assert (batcher.largest, batcher.max_batch) == (8, 4)
-    batcher._out_of_memory(4)
+    assert [batcher.limits.of(task) for task in tasks] == [8, 1, 4, 4]
+    batcher.limits.ran_out_of_memory("classification", 4)
     assert list(warmup.enlarge(hosted, batcher, tasks, shape)) == []
-    assert batcher.largest == 2
+    assert [batcher.limits.of(task) for task in tasks] == [2, 1, 4, 4]
 
 
 def test_a_batch_for_which_the_memory_does_not_suffice_is_not_taken(hosted: HostedModel) -> None:
