@@ -522,20 +522,14 @@ def test_bulk_work_does_not_stand_aside_for_long_work(rig: Any) -> None:
     rig.engine.held()[0].stopped = JobState.CANCELLED
 
 
-def test_a_step_for_which_the_memory_does_not_suffice_keeps_none_of_it(rig: Any, monkeypatch: Any) -> None:
-    class Activations:
-        """Stands for what a step has computed."""
-
-    held: list[weakref.ref[Activations]] = []
-    seen: list[bool] = []
-
+def test_a_step_for_which_the_memory_does_not_suffice_lets_go_of_it(rig: Any, monkeypatch: Any) -> None:
     def steps(work: Any) -> Any:
-        activations = Activations()
-        held.append(weakref.ref(activations))
         yield Progress(done=1, total=2)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    freed: list[Any] = []
     monkeypatch.setattr(rig.long, "steps", steps)
-    monkeypatch.setattr("workers.longwork.free_memory", lambda device: seen.append(held[-1]() is None))
+    monkeypatch.setattr("workers.longwork.traceback.clear_frames", lambda frames: freed.append(frames is not None))
+    monkeypatch.setattr("workers.longwork.free_memory", freed.append)
     assert rig.answers(rig.submit([1], task="explanation")) == ["out_of_memory"]
-    assert seen == [True]
+    assert freed == [True, torch.device("cpu")]
