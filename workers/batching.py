@@ -130,7 +130,7 @@ class Batcher:
             self._wake.notify()
 
     def put_suspect(self, work: Work) -> None:
-        """Hand over an image that must be read, prepared and computed alone."""
+        """Hand over an image that must be decoded, prepared and computed alone."""
         with self._lock:
             self._suspects.append(work)
             self._wake.notify()

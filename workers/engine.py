@@ -93,8 +93,7 @@ class Engine:
         threads = default_decode_threads(settings.decode_threads)
         self._readers = LaneThreads("decode", self._preparer.prepare, threads, need=self.batcher.wait_until_hungry)
         self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
-        self._suspects = Gate(self.batcher.put_suspect)
-        self._long = Gate(lambda work: self._readers.put(work.job.lane, [work]), MAX_LONG)
+        self._suspects, self._long = Gate(self._read_alone), Gate(self._read_alone, MAX_LONG)
 
     def accept(self, job: str) -> None:
         """Claim a job, if it still waits, and set its images on their way."""
@@ -193,6 +192,9 @@ class Engine:
         """Have images of one lane read and prepared by their threads."""
         if works:
             self._readers.put(works[0].job.lane, works)
+
+    def _read_alone(self, work: Work) -> None:
+        self._readers.put(work.job.lane, [work])
 
     def _finished(self, batch: list[Work], answers: list[Answer]) -> None:
         self._parts.metrics.count_batch(len(batch))

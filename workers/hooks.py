@@ -21,4 +21,4 @@ class Hooks:
     progressed: Callable[[Work, Progress], None]
     """Long work made a step."""
     suspect: Callable[[Work], bool]
-    """Mark, read and prepare one suspect; False when that was the end of it."""
+    """Decode and prepare one suspect; False when that was the end of it."""

@@ -47,6 +47,9 @@ class Preparer:
         expected = sum(work.is_quick for work in works)
         with Folders() as folders:
             for work in works:
+                if work.job.suspect:
+                    self._begin_suspect(work)
+                    continue
                 if not work.job.dropped:
                     work.step_aside()
                 if work.job.dropped:
@@ -60,18 +63,33 @@ class Preparer:
         self._batcher.expect(works[0].job.lane, -expected)
 
     def prepare_suspect(self, work: Work) -> bool:
-        """Mark an image in Redis as the one that is tried now, and prepare it; false when that was the end of it."""
+        """Prepare an image that was marked and fetched, in the device thread; false when that was the end of it."""
+        return self._prepare(work)
+
+    def _begin_suspect(self, work: Work) -> None:
+        """Mark an image in Redis as the one that is tried now, and fetch it; the device must not wait for either."""
+        try:
+            if work.job.dropped or not self._mark(work):
+                self._committer.put([work], [None])
+                return
+            if work.ref is not None:
+                work.encoded = self._reader.fetch(work, work.ref)
+        except QueueUnavailableError as error:
+            self._committer.let_go(work, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the outcome of this image alone
+            self._committer.put([work], [error])
+        else:
+            self._batcher.put_suspect(work)
+
+    def _mark(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
         try:
             marked = persist(lambda: run(self._redis, mark), give_up_s=CLAIM_TRY_S)
         except ServiceError as error:
             logger.warning("a suspect of job %s was not marked: %s", work.job.claim.job, error)
             marked = False
-        if not marked:
-            work.job.lost = True
-            self._committer.put([work], [None])
-            return False
-        return self._prepare(work)
+        work.job.lost = work.job.lost or not marked
+        return marked
 
     def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
         try:

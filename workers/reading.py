@@ -55,11 +55,29 @@ class Reader:
         """Set the pixels of one image's work, its size, and how long both steps took; raises as ``read`` does.
 
         Args:
-            work: To fill.
+            work: To fill; fetched before or not.
             ref: Where its image lies.
             enough_px: See ``models.images.decode``.
             folders: Open folders of media roots.
             decoder: Tried first; see ``Runtime.decoder``.
+        """
+        data = work.encoded if work.encoded is not None else self.fetch(work, ref, folders)
+        work.encoded, fetched = None, time.monotonic()
+        is_allowed = len(data) <= self._settings.max_image_bytes
+        found = decoder(data) if decoder is not None and is_allowed else None
+        if found is not None:
+            work.prepared, work.size_wh = found
+        else:
+            work.image = self._decode(data, None if self._settings.full_decode else enough_px)
+            work.size_wh = work.image.size_wh
+        work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
+
+    def fetch(self, work: Work, ref: ImageRef, folders: Folders | None = None) -> bytes:
+        """Give the encoded bytes of one image's work, and note how long that took.
+
+        Raises:
+            ImageError: They cannot be had.
+            QueueUnavailableError: Redis or the store stays away.
         """
         started = time.monotonic()
         stored = work.job.take_pixels(ref)
@@ -68,16 +86,8 @@ class Reader:
             give_up_s=self._settings.lease_s,
             stop=lambda: work.job.dropped,
         )
-        fetched = time.monotonic()
-        is_allowed = len(data) <= self._settings.max_image_bytes
-        found = decoder(data) if decoder is not None and is_allowed else None
-        if found is not None:
-            work.prepared, work.size_wh = found
-        else:
-            work.image = self._decode(data, None if self._settings.full_decode else enough_px)
-            work.size_wh = work.image.size_wh
-        work.times_ms["fetch_ms"] = (fetched - started) * 1000
-        work.times_ms["decode_ms"] = (time.monotonic() - fetched) * 1000
+        work.times_ms["fetch_ms"] = (time.monotonic() - started) * 1000
+        return data
 
     def _decode(self, data: bytes, enough_px: int | None = None) -> Decoded:
         limits = self._settings

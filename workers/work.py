@@ -129,6 +129,7 @@ class Work:
         read: Fetches and decodes a further image that the options name; for ``prepare``.
         store: Where artifacts are kept.
         way: Who may have to step aside for whom.
+        encoded: Its file, where that was fetched some time before it is decoded.
         image: The decoded picture, between reading and preparing; none for a task without images.
         size_wh: Its width and height in pixels, after EXIF orientation.
         prepared: What the runtime made of it for its own forward pass.
@@ -145,6 +146,7 @@ class Work:
     read: Callable[[ImageRef], Decoded]
     store: ArtifactStore
     way: RightOfWay = field(default_factory=RightOfWay)
+    encoded: bytes | None = None
     image: Decoded | None = None
     size_wh: tuple[int, int] | None = None
     prepared: Any = None

@@ -533,3 +533,24 @@ def test_a_step_for_which_the_memory_does_not_suffice_lets_go_of_it(rig: Any, mo
     monkeypatch.setattr("workers.longwork.free_memory", freed.append)
     assert rig.answers(rig.submit([1], task="explanation")) == ["out_of_memory"]
     assert freed == [True, torch.device("cpu")]
+
+
+def test_a_suspect_that_is_fetched_slowly_keeps_nobody_waiting(rig: Any, monkeypatch: Any) -> None:
+    job = rig.submit([1], lane=Lane.BULK, accept=False)
+    run(rig.redis, calls.claim(job, "dead", "t0", rig.hosted.info, rig.settings))
+    run(rig.redis, calls.expire_worker("dead", rig.settings))
+    fetch, arrives, asked = rig.engine._reader.fetch, threading.Event(), threading.Event()
+
+    def slowly(work: Any, *more: Any) -> bytes:
+        if work.job.suspect:
+            asked.set()
+            assert arrives.wait(20)
+        return bytes(fetch(work, *more))
+
+    monkeypatch.setattr(rig.engine._reader, "fetch", slowly)
+    rig.engine.accept(job)
+    assert asked.wait(20)
+    assert rig.answers(rig.submit([7])) == [7]
+    assert rig.envelope(job).record.state is JobState.RUNNING
+    arrives.set()
+    assert rig.answers(job) == [1]

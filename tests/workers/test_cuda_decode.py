@@ -221,7 +221,7 @@ def test_a_reader_takes_what_the_device_made_or_decodes_by_itself(noting: Noting
     for data, is_there, size_wh in ((FILES[0], True, (640, 480)), (grey.getvalue(), False, (70, 50))):
         fetcher: Any = SimpleNamespace(fetch=lambda *_, data=data: data)
         job = SimpleNamespace(dropped=False, take_pixels=lambda _: None)
-        work: Any = SimpleNamespace(job=job, times_ms={}, image=None, prepared=None)
+        work: Any = SimpleNamespace(job=job, times_ms={}, encoded=None, image=None, prepared=None)
         ref: Any = None
         Reader(fetcher, Settings()).fill(work, ref, decoder=decoder)
         assert (work.prepared is not None, work.image is None, work.size_wh) == (is_there, is_there, size_wh)
