@@ -93,7 +93,9 @@ class Engine:
         threads = default_decode_threads(settings.decode_threads)
         self._readers = LaneThreads("decode", self._preparer.prepare, threads, need=self.batcher.wait_until_hungry)
         self._finishers = LaneThreads("finish", each(self._finish), finish_threads())
-        self._suspects, self._long = Gate(self._read_alone), Gate(self._read_alone, MAX_LONG)
+        self._suspect_readers = LaneThreads("suspect", each(self._preparer.fetch_suspect), 1)
+        self._suspects = Gate(lambda work: self._suspect_readers.put(work.job.lane, [work]))
+        self._long = Gate(lambda work: self._readers.put(work.job.lane, [work]), MAX_LONG)
 
     def accept(self, job: str) -> None:
         """Claim a job, if it still waits, and set its images on their way."""
@@ -129,8 +131,8 @@ class Engine:
         self.committer.close(timeout_s=HAND_BACK_S)
         for job, outcomes in stuck:
             hand_back(self._redis, job, outcomes)
-        self._readers.close()
-        self._finishers.close()
+        for threads in (self._readers, self._suspect_readers, self._finishers):
+            threads.close()
         logger.info("drained; %d jobs handed back", len(left))
 
     def _wait_until_empty(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
@@ -192,9 +194,6 @@ class Engine:
         """Have images of one lane read and prepared by their threads."""
         if works:
             self._readers.put(works[0].job.lane, works)
-
-    def _read_alone(self, work: Work) -> None:
-        self._readers.put(work.job.lane, [work])
 
     def _finished(self, batch: list[Work], answers: list[Answer]) -> None:
         self._parts.metrics.count_batch(len(batch))

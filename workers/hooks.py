@@ -21,4 +21,4 @@ class Hooks:
     progressed: Callable[[Work, Progress], None]
     """Long work made a step."""
     suspect: Callable[[Work], bool]
-    """Decode and prepare one suspect; False when that was the end of it."""
+    """Mark, decode and prepare one suspect; False when that was the end of it."""

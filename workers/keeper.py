@@ -75,7 +75,7 @@ class Keeper:
         self._closing = threading.Event()
         self._announcing = threading.Lock()
         self._thread = vital("keeper", self._run)
-        self.beat_at = time.monotonic()
+        self.beat_at = self._swept_at = time.monotonic()
 
     def start(self) -> None:
         """Begin to renew and to sweep; nothing is announced yet."""
@@ -125,17 +125,13 @@ class Keeper:
                 if now >= renew_at:
                     self._renew()
                     self._announce()
-                    if now - self.beat_at > max(self._settings.lease_s / 2, 2 * self._settings.renew_s):
-                        # So long an outage may have outlasted the leases of workers that live: first they renew them.
-                        sweep_at = time.monotonic() + self._settings.renew_s
                     renew_at = now + self._settings.renew_s
                     self.beat_at = now
                 elif self._window.done_items != self._told_items:
                     # Whoever sizes chunks, or says what holds a short run back, needs to know how it goes.
                     self._announce()
                 if now >= sweep_at:
-                    self._sweep()
-                    sweep_at = now + self._settings.sweep_s
+                    sweep_at = now + self._sweep(now)
                 self._expire(now)
                 self._listen(min(renew_at, sweep_at, *self._deadlines()) - time.monotonic())
             except (ServiceError, RedisError, OSError) as error:
@@ -189,10 +185,19 @@ class Keeper:
             if self._serving.is_set():
                 run(self._redis, calls.announce(self._record.model_copy(update=told), self._settings))
 
-    def _sweep(self) -> None:
+    def _sweep(self, now: float) -> float:
+        """Sweep; says in how many seconds to do so again."""
+        settings, silent_s = self._settings, now - self._swept_at
+        if silent_s > max(settings.lease_s / 2, 2 * settings.sweep_s, 2 * settings.renew_s):
+            # So long an outage may have outlasted the leases of workers that live: first they renew them.
+            self._redis.ping()
+            self._swept_at = now
+            return settings.renew_s
         swept = run(self._redis, calls.sweep(self._settings))
         if any(swept):
             logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten, %d broken records", *swept)
+        self._swept_at = now
+        return settings.sweep_s
 
     def _clean(self) -> None:
         """Keep an external store: apart from the leases, since it may be slow."""

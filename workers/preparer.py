@@ -47,9 +47,6 @@ class Preparer:
         expected = sum(work.is_quick for work in works)
         with Folders() as folders:
             for work in works:
-                if work.job.suspect:
-                    self._begin_suspect(work)
-                    continue
                 if not work.job.dropped:
                     work.step_aside()
                 if work.job.dropped:
@@ -62,14 +59,10 @@ class Preparer:
                     self._batcher.put(work)
         self._batcher.expect(works[0].job.lane, -expected)
 
-    def prepare_suspect(self, work: Work) -> bool:
-        """Prepare an image that was marked and fetched, in the device thread; false when that was the end of it."""
-        return self._prepare(work)
-
-    def _begin_suspect(self, work: Work) -> None:
-        """Mark an image in Redis as the one that is tried now, and fetch it; the device must not wait for either."""
+    def fetch_suspect(self, work: Work) -> None:
+        """Fetch an image that is tried alone, and hand it to the device, which must not wait for that."""
         try:
-            if work.job.dropped or not self._mark(work):
+            if work.job.dropped:
                 self._committer.put([work], [None])
                 return
             if work.ref is not None:
@@ -80,6 +73,16 @@ class Preparer:
             self._committer.put([work], [error])
         else:
             self._batcher.put_suspect(work)
+
+    def prepare_suspect(self, work: Work) -> bool:
+        """Mark a fetched image in Redis as the one that is tried now, and prepare it; false when that was its end.
+
+        For the device thread: whatever else it computed meanwhile would be taken for the fault of this image.
+        """
+        if self._mark(work):
+            return self._prepare(work)
+        self._committer.put([work], [None])
+        return False
 
     def _mark(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)

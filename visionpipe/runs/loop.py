@@ -16,7 +16,7 @@ from visionpipe.runs.artifacts import Artifacts, has_artifacts
 from visionpipe.runs.ceiling import Watch
 from visionpipe.runs.ledger import Ledger
 from visionpipe.runs.names import real_path
-from visionpipe.runs.outcomes import outcomes, raw_outcomes
+from visionpipe.runs.outcomes import outcomes, raw_outcomes, was_cancelled
 from visionpipe.runs.overlays import Overlays
 from visionpipe.runs.prepare import Prepared, prepare
 from visionpipe.runs.progress import OnProgress, RunProgress, Speed, Stage
@@ -219,7 +219,8 @@ class Loop:
         self._record(settled)
         if self.overlays is not None and envelope is not None:
             for item in envelope.items:
-                if item.result is not None and (path := chunk.path(item.index)) is not None:
+                path = None if interrupted and was_cancelled(item) else chunk.path(item.index)
+                if item.result is not None and path is not None:
                     self.overlays.offer(path, item.result)
         self.sizer.learn(settled.done + settled.failed, now_s)
         self._speed.add(settled.done + settled.failed, now_s)

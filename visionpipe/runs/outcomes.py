@@ -28,11 +28,12 @@ def outcomes(envelope: Envelope[Result], *, interrupted: bool = False) -> Iterat
     """
     ours = interrupted and envelope.state is JobState.CANCELLED
     for item in envelope.items if ours else envelopes.outcomes(envelope):
-        if not (interrupted and _was_cancelled(item)):
+        if not (interrupted and was_cancelled(item)):
             yield _outcome(item)
 
 
-def _was_cancelled(item: Item[Result]) -> bool:
+def was_cancelled(item: Item[Result]) -> bool:
+    """Whether an image has no outcome, or only the best that was there, because its job was cancelled."""
     if item.error is not None:
         return item.error.code == CancelledError.code
     # Whoever gave it a budget of time wanted no more than fits into that.
