@@ -68,11 +68,16 @@ class Batcher:
         self._pipeline = Pipeline(
             self.hooks.finished, lambda task, num_items: self.limits.ran_out_of_memory(task, num_items)
         )
+        self._warm = threading.Event()
         self._thread = vital("device", self._run)
 
     def start(self) -> None:
         """Start the device thread."""
         self._thread.start()
+
+    def wait_warm(self, timeout_s: float) -> bool:
+        """Wait until the device thread takes work; says whether it does."""
+        return self._warm.wait(timeout_s)
 
     def put(self, work: Work) -> None:
         """Hand over prepared work; waits while its lane has more than enough of it."""
@@ -166,6 +171,7 @@ class Batcher:
         # Torch keeps threads, handles and scratch memory per thread; the first job should not wait for them.
         for runtime in self.runtimes.values():
             runtime.warm_up(1)
+        self._warm.set()
         while (step := self._next_step()) is not None:
             self.step_started = time.monotonic()
             step()

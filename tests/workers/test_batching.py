@@ -7,6 +7,7 @@ import math
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from visionpipe.queue import calls, run
 from visionpipe.schemas.jobs import JobState, Lane, Progress
 from workers import batching
+from workers.batching import Batcher
 from workers.limits import Limits
 from workers.longwork import LONG_EVERY
 from workers.threads import FATAL_EXIT
@@ -554,3 +556,14 @@ def test_a_suspect_that_is_fetched_slowly_keeps_nobody_waiting(rig: Any, monkeyp
     assert rig.envelope(job).record.state is JobState.RUNNING
     arrives.set()
     assert rig.answers(job) == [1]
+
+
+def test_the_device_thread_takes_work_once_it_has_run_every_task(rig: Any) -> None:
+    goes_on = threading.Event()
+    slow: Any = {"classification": SimpleNamespace(warm_up=lambda _: goes_on.wait(20), is_long=False)}
+    batcher = Batcher(slow, rig.engine.batcher.hooks, 4)
+    batcher.start()
+    assert not batcher.wait_warm(0.2)
+    goes_on.set()
+    assert batcher.wait_warm(15)
+    batcher.close(5)
