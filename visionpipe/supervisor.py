@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from visionpipe.child import WorkerProcess, WorkerSpec
 from visionpipe.errors import ServiceError, WorkerStartError
 from visionpipe.queue import calls, connect, run
+from visionpipe.queue.sweeping import Sweeper
 from visionpipe.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ class Supervisor:
         self._stopping = threading.Event()
         self._impatient = threading.Event()
         self._lost: list[str] = []
-        self._sweep_at = self._swept_at = self._look_at = self._redis_at = 0.0
+        self._look_at = self._redis_at = 0.0
         self._redis = connect(redis_url)
+        self._sweeper = Sweeper(self._redis, settings)
         self._redis_fault = ""
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         if log_folder is not None:
@@ -225,22 +227,12 @@ class Supervisor:
                 if lapsed:
                     self._on_event(f"{lapsed} jobs of worker {worker_id} are queued again")
             now = time.monotonic()
-            if now >= self._sweep_at:
-                self._sweep(redis, now)
+            if now >= self._sweeper.due_at:
+                self._sweeper.sweep(now)
+                self._redis_fault = ""
             if now >= self._look_at and any(slot.state == "starting" for slot in self.slots):
                 self._look_at = now + _POLL_READY_S
                 self._note_ready({record.worker for record in run(redis, calls.workers())})
-
-    def _sweep(self, redis: Redis, now: float) -> None:
-        # So long an outage may have outlasted the leases of workers that live: first they renew them.
-        if self._redis_fault and now - self._swept_at > self.settings.lease_s / 2:
-            run(redis, calls.workers())
-            self._sweep_at = now + self.settings.renew_s
-        else:
-            run(redis, calls.sweep(self.settings))
-            self._sweep_at = now + self.settings.sweep_s
-        self._swept_at = now
-        self._redis_fault = ""
 
     @contextlib.contextmanager
     def _redis_or_not(self) -> Iterator[Redis]:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from visionpipe.errors import ServiceError
 from visionpipe.queue import calls, keys, run
+from visionpipe.queue.sweeping import Sweeper
 from visionpipe.schemas.images import BlobImage
 from visionpipe.schemas.jobs import JobState, Usage, WorkerRecord
 from visionpipe.settings import Settings
@@ -75,7 +76,8 @@ class Keeper:
         self._closing = threading.Event()
         self._announcing = threading.Lock()
         self._thread = vital("keeper", self._run)
-        self.beat_at = self._swept_at = time.monotonic()
+        self._sweeper = Sweeper(redis, settings)
+        self.beat_at = time.monotonic()
 
     def start(self) -> None:
         """Begin to renew and to sweep; nothing is announced yet."""
@@ -118,7 +120,7 @@ class Keeper:
         return self._serving.is_set()
 
     def _run(self) -> None:
-        renew_at = sweep_at = time.monotonic()
+        renew_at = time.monotonic()
         while not self._closing.is_set():
             now = time.monotonic()
             try:
@@ -130,10 +132,9 @@ class Keeper:
                 elif self._window.done_items != self._told_items:
                     # Whoever sizes chunks, or says what holds a short run back, needs to know how it goes.
                     self._announce()
-                if now >= sweep_at:
-                    sweep_at = now + self._sweep(now)
+                self._sweep(now)
                 self._expire(now)
-                self._listen(min(renew_at, sweep_at, *self._deadlines()) - time.monotonic())
+                self._listen(min(renew_at, self._sweeper.due_at, *self._deadlines()) - time.monotonic())
             except (ServiceError, RedisError, OSError) as error:
                 logger.warning("the queue or the store does not answer; trying again: %s", error)
                 self._closing.wait(min(1.0, self._settings.renew_s))
@@ -185,19 +186,10 @@ class Keeper:
             if self._serving.is_set():
                 run(self._redis, calls.announce(self._record.model_copy(update=told), self._settings))
 
-    def _sweep(self, now: float) -> float:
-        """Sweep; says in how many seconds to do so again."""
-        settings, silent_s = self._settings, now - self._swept_at
-        if silent_s > max(settings.lease_s / 2, 2 * settings.sweep_s, 2 * settings.renew_s):
-            # So long an outage may have outlasted the leases of workers that live: first they renew them.
-            self._redis.ping()
-            self._swept_at = now
-            return settings.renew_s
-        swept = run(self._redis, calls.sweep(self._settings))
-        if any(swept):
+    def _sweep(self, now: float) -> None:
+        swept = self._sweeper.sweep(now)
+        if swept is not None and any(swept):
             logger.info("swept: %d leases lapsed, %d jobs expired, %d tickets rewritten, %d broken records", *swept)
-        self._swept_at = now
-        return settings.sweep_s
 
     def _clean(self) -> None:
         """Keep an external store: apart from the leases, since it may be slow."""

@@ -173,7 +173,7 @@ async def test_a_resumed_run_fetches_missing_files_again_or_has_them_made_again(
     assert sum(len(request.images) for request in worker.requests[asked:]) == 1
 
 
-async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_again(worker, go, tmp_path, monkeypatch):
+async def die_before_settling(go, monkeypatch):
     def dies(*args, **kwargs):
         raise LedgerError("the process ends here")
 
@@ -181,6 +181,10 @@ async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_ag
         patched.setattr(Ledger, "settle", dies)
         with pytest.raises(LedgerError):
             await go("segmentation", chunk=8)
+
+
+async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_again(worker, go, tmp_path, monkeypatch):
+    await die_before_settling(go, monkeypatch)
     asked = len(worker.requests)
     assert files(tmp_path / "out", "artifacts")
     report = await go("segmentation", chunk=8)
@@ -192,13 +196,7 @@ async def test_a_run_that_dies_between_saving_and_the_ledger_collects_the_job_ag
 async def test_files_of_a_chunk_keep_their_inputs_when_one_changes_between_two_sittings(
     worker, go, tmp_path, folder, monkeypatch
 ):
-    def dies(*args, **kwargs):
-        raise LedgerError("the process ends here")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "settle", dies)
-        with pytest.raises(LedgerError):
-            await go("segmentation", chunk=8)
+    await die_before_settling(go, monkeypatch)
     # The second of the chunk's five.
     (folder / "one.jpg").write_bytes(png(np.full((50, 90, 3), 200, np.uint8)))
     report = await go("segmentation", chunk=8, overlays=True)
