@@ -169,8 +169,10 @@ class Batcher:
     def _run(self) -> None:
         use_cores(self._cores)
         # Torch keeps threads, handles and scratch memory per thread; the first job should not wait for them.
+        self.step_started = time.monotonic()
         for runtime in self.runtimes.values():
             runtime.warm_up(1)
+        self.step_started = None
         self._warm.set()
         while (step := self._next_step()) is not None:
             self.step_started = time.monotonic()

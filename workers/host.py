@@ -181,7 +181,8 @@ class Host:
 
     def _on_ready(self) -> None:
         # Until then the first job would wait, and another worker may be there for it.
-        self._engine.batcher.wait_warm(self._settings.hang_s)
+        if not self._engine.batcher.wait_warm(self._settings.hang_s):
+            return  # The watchdog ends a worker whose device hangs.
         self._keeper.serve()
         info = self._hosted.info
         logger.info("ready: %s@%s on %s in %s as %s", info.name, info.digest, info.device, info.precision, self.worker)

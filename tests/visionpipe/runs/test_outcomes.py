@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.results import SAMPLES
 from visionpipe.errors import InternalError
 from visionpipe.queue import RawEnvelope
-from visionpipe.runs.outcomes import raw_outcomes
-from visionpipe.schemas.jobs import JobRecord, JobState, Lane
+from visionpipe.runs.outcomes import raw_outcomes, was_cancelled
+from visionpipe.schemas.images import ArtifactRef
+from visionpipe.schemas.jobs import Item, JobRecord, JobState, Lane
 
 GOOD = b'{"index":0,"result":{"task":"classification","classes":[{"class_id":1,"label":"a","score":0.5}]},"timings":{}}'
 
@@ -41,10 +43,6 @@ def test_what_is_no_item_of_this_version_is_never_taken_for_done(item: bytes):
 
 
 CUT = GOOD.replace(b'"task"', b'"partial":true,"task"')
-OF_A_BUDGET = (
-    b'{"index":0,"result":{"task":"style_transfer","partial":true,"stopped":"time_budget","picture":'
-    b'{"key":"artifact:x","media_type":"image/png","size_bytes":1}},"timings":{}}'
-)
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.CANCELLED])
@@ -53,3 +51,10 @@ def test_what_an_interruption_cut_short_is_left_for_the_next_sitting(state: JobS
     raw = raw._replace(record=raw.record.model_copy(update={"state": state}))
     assert [found.position for found in raw_outcomes(raw, interrupted=True)] == [1]
     assert {found.position for found in raw_outcomes(raw)} == {0, 1}
+
+
+@pytest.mark.parametrize(("stopped", "expected"), [("time_budget", False), ("cancelled", True)])
+def test_what_a_budget_of_time_cut_short_is_an_outcome(stopped: str, expected: bool):
+    ref = ArtifactRef(key=f"artifact:{0:064}", media_type="image/png", size_bytes=1)
+    result = SAMPLES["style_transfer"]((4, 4), lambda *_: ref).model_copy(update={"partial": True, "stopped": stopped})
+    assert was_cancelled(Item(index=0, result=result)) is expected
