@@ -6,13 +6,13 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
 from visionpipe.jobs import AsyncJob
-from visionpipe.mapping import Window, stream
+from visionpipe.mapping import Window, one_by_one, stream
 from visionpipe.queue import Accounts, QueueStatus
 from visionpipe.references import References
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
@@ -21,7 +21,7 @@ from visionpipe.schemas.results import Result
 from visionpipe.schemas.results.source import Fetch
 from visionpipe.settings import Settings, load_settings
 from visionpipe.shortcuts import Shortcuts
-from visionpipe.sources import ImageSource, Prepared, is_single, place, prepare, unhurried, upload_ref
+from visionpipe.sources import ImageSource, ImageStream, Prepared, is_single, place, prepare, unhurried, upload_ref
 from visionpipe.submission import MapKeywords, OptionsLike, SubmitKeywords, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
@@ -119,29 +119,14 @@ class AsyncClient(Shortcuts):
 
     @overload
     def map(
-        self,
-        task: type[ResultT],
-        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
-        *,
-        model: str,
-        **how: Unpack[MapKeywords],
+        self, task: type[ResultT], images: ImageStream, *, model: str, **how: Unpack[MapKeywords]
     ) -> AsyncGenerator[Item[ResultT], None]: ...
     @overload
     def map(
-        self,
-        task: str,
-        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
-        *,
-        model: str,
-        **how: Unpack[MapKeywords],
+        self, task: str, images: ImageStream, *, model: str, **how: Unpack[MapKeywords]
     ) -> AsyncGenerator[Item[Result], None]: ...
     def map(
-        self,
-        task: str | type[ResultT],
-        images: Iterable[ImageSource] | AsyncIterable[ImageSource],
-        *,
-        model: str,
-        **how: Unpack[MapKeywords],
+        self, task: str | type[ResultT], images: ImageStream, *, model: str, **how: Unpack[MapKeywords]
     ) -> AsyncGenerator[Item[ResultT], None] | AsyncGenerator[Item[Result], None]:
         """Stream one item per image, with bounded memory however many there are.
 
@@ -157,6 +142,12 @@ class AsyncClient(Shortcuts):
         Raises:
             VisionPipeError: Why no more jobs can be submitted; never what concerns one image only.
         """
+        return one_by_one(self._map_lists(cast("type[ResultT]", task), images, model=model, **how))
+
+    def _map_lists(
+        self, task: type[ResultT], images: ImageStream, *, model: str, **how: Unpack[MapKeywords]
+    ) -> AsyncGenerator[list[Item[ResultT]], None]:
+        # The lists that jobs end with; the blocking client takes them whole to its own thread.
         self._at_home()
         name = task_name(task)
         # Wrong options would otherwise show up only when the first chunk is sent.
@@ -165,8 +156,9 @@ class AsyncClient(Shortcuts):
         sizes = {"jobs": how.get("window"), "chunk": how.get("chunk")}
         window = Window(**{key: size for key, size in sizes.items() if size is not None})
 
-        async def send(images: Sequence[Prepared]) -> AsyncJob[Result]:
-            return await self._send(name, images, model=model, options=options, lane=lane, wait_for_worker=patient)
+        async def send(images: Sequence[Prepared]) -> AsyncJob[ResultT]:
+            job = await self._send(name, images, model=model, options=options, lane=lane, wait_for_worker=patient)
+            return cast("AsyncJob[ResultT]", job)
 
         return stream(
             images, lambda: self._references.reader(model), send, ordered=how.get("ordered", True), window=window

@@ -117,8 +117,8 @@ class Client:
     ) -> Iterator[Item[ResultT]] | Iterator[Item[Result]]:
         """See ``AsyncClient.map``."""
 
-        def start() -> AsyncGenerator[Item[ResultT], None]:
-            return self._async.map(cast("type[ResultT]", task), images, model=model, **how)
+        def start() -> AsyncGenerator[list[Item[ResultT]], None]:
+            return self._async._map_lists(cast("type[ResultT]", task), images, model=model, **how)
 
         return self._portal.iterate(start)
 

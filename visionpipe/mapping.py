@@ -14,7 +14,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterable,
     Iterator,
     Sequence,
 )
@@ -27,7 +26,7 @@ from visionpipe.patience import Patience, Send
 from visionpipe.schemas.jobs import Item
 from visionpipe.schemas.requests import MAX_IMAGES
 from visionpipe.schemas.results import Result
-from visionpipe.sources import ImageSource, Prepared, is_single, readable
+from visionpipe.sources import ImageSource, ImageStream, Prepared, is_single, readable
 from visionpipe.wire import error_info
 
 ResultT = TypeVar("ResultT", bound=Result)
@@ -71,14 +70,14 @@ Read = Callable[[ImageSource], Prepared]
 
 
 async def stream(
-    images: Iterable[ImageSource] | AsyncIterable[ImageSource],
+    images: ImageStream,
     reader: Callable[[], Awaitable[Read]],
     send: Send[ResultT],
     *,
     ordered: bool,
     window: Window,
-) -> AsyncGenerator[Item[ResultT], None]:
-    """Yield one item per image; see ``AsyncClient.map``.
+) -> AsyncGenerator[list[Item[ResultT]], None]:
+    """Yield the items of one chunk after the other, one per image; see ``AsyncClient.map``.
 
     Args:
         images: What to read.
@@ -93,8 +92,7 @@ async def stream(
     producer.add_done_callback(lambda _: flow.ready.put_nowait(None))
     try:
         while (chunk := await flow.ready.get()) is not None:
-            for item in await chunk:
-                yield item
+            yield await chunk
             flow.finish(chunk)
         await producer
     finally:
@@ -102,6 +100,14 @@ async def stream(
         for chunk in flow.under_way:
             chunk.cancel()
         await asyncio.gather(producer, *flow.under_way, return_exceptions=True)
+
+
+async def one_by_one(lists: AsyncGenerator[list[T], None]) -> AsyncGenerator[T, None]:
+    """Walk through the lists of a stream."""
+    async with aclosing(lists):
+        async for items in lists:
+            for item in items:
+                yield item
 
 
 class _Flow(Generic[ResultT]):
@@ -170,7 +176,7 @@ async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT], patien
 
 
 async def _chunks(
-    images: Iterable[ImageSource] | AsyncIterable[ImageSource], reader: Callable[[], Awaitable[Read]], window: Window
+    images: ImageStream, reader: Callable[[], Awaitable[Read]], window: Window
 ) -> AsyncGenerator[list[Outcome], None]:
     if is_single(images):
         raise InvalidRequestError("expected a collection of images, got one image; put it into a list")

@@ -29,6 +29,9 @@ ImageSource: TypeAlias = Union[
 """A path, an http(s) URL, encoded bytes, a PIL image, an array ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` of uint8 in
 RGB order, or a reference. PIL images and arrays are taken as their pixels are, and sent as lossless PNG."""
 
+ImageStream: TypeAlias = Iterable[ImageSource] | AsyncIterable[ImageSource]
+"""Images without end or number, from an iterable that may block or an async one."""
+
 MAX_INLINE_TOTAL = 2**20
 """Images of one job that ride inside its request take at most so many bytes together."""
 

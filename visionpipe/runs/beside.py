@@ -29,6 +29,10 @@ class Beside:
     """The picture to look at: the drawing, else an artifact that is one."""
 
 
+NOTHING = Beside()
+"""What lies beside most answers; nobody changes it."""
+
+
 class Finder:
     """Looks up what lies beside answers.
 
@@ -54,6 +58,8 @@ class Finder:
         """Look up what belongs to one input's result, given as JSON data."""
         overlay = overlay_file(os.fsencode(self._out), path) if self._drawn else None
         if not self._read:
+            if overlay is None:
+                return NOTHING
             return Beside(overlay=overlay, shown=overlay)
         try:
             result = read_result(self._task, data)

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import IO, Any
 
-from visionpipe.runs.beside import Beside
+from visionpipe.runs.beside import NOTHING, Beside
 from visionpipe.runs.labels import Truth
 from visionpipe.runs.names import as_text, as_url
 from visionpipe.runs.report import RunReport
@@ -20,7 +20,6 @@ MAX_CARDS = 20_000
 """Cards of each state on the page; more would make a browser sluggish, and the tables have them all."""
 
 _STATES = list(InputState)
-_NOTHING = Beside()
 
 
 @dataclass
@@ -39,9 +38,7 @@ class Gallery:
     _taken: dict[InputState, int] = field(default_factory=dict, init=False)
     _left_out: int = field(default=0, init=False)
 
-    def add(
-        self, row: Row, scores: Sequence[tuple[str, float]], truth: Truth | None, beside: Beside = _NOTHING
-    ) -> None:
+    def add(self, row: Row, scores: Sequence[tuple[str, float]], truth: Truth | None, beside: Beside = NOTHING) -> None:
         """Add one input; beyond ``MAX_CARDS`` of its state it is only counted."""
         taken = self._taken.get(row.state, 0)
         if taken >= MAX_CARDS:

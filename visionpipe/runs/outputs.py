@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
-from visionpipe.runs.beside import Beside, Finder
+from visionpipe.runs.beside import NOTHING, Beside, Finder
 from visionpipe.runs.ceiling import Ceiling
 from visionpipe.runs.columns import Columns, columns, named_scores
 from visionpipe.runs.gallery import Gallery
@@ -57,7 +56,7 @@ def write_outputs(
         for row in ledger.rows():
             answer = from_json(row.answer) if row.answer else {}
             result = answer.get("result")
-            beside = finder.find(row.path, result) if result else Beside()
+            beside = finder.find(row.path, result) if result else NOTHING
             drawn += beside.overlay is not None
             lines.write(_line(row, answer, beside, target) + "\n")
             cells = _cells(row, result, layout, beside)
@@ -118,7 +117,7 @@ def _line(row: Row, answer: dict[str, Any], beside: Beside, target: str) -> str:
 
 
 def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return to_json(value).decode()
 
 
 def _cells(row: Row, result: dict[str, Any] | None, layout: Columns, beside: Beside) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +19,8 @@ from visionpipe.schemas.jobs import ModelInfo
 SLOWEST = 5
 WORK_STAGES = ("fetch", "decode", "preprocess", "forward", "postprocess")
 WAIT_STAGES = ("queue", "batch_wait")
+STAGES = (*WAIT_STAGES, *WORK_STAGES)
+_KEYS = tuple(f"{stage}_ms" for stage in STAGES)
 
 
 class Failure(Schema):
@@ -149,7 +152,7 @@ class Tally:
     states: Counter[InputState] = field(default_factory=Counter)
     failures: dict[str, Failure] = field(default_factory=dict)
     skips: Counter[str] = field(default_factory=Counter)
-    _stages: dict[str, float] = field(default_factory=dict)
+    _totals: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))
     _timed: int = 0
     _slowest: list[tuple[float, str]] = field(default_factory=list)
 
@@ -173,20 +176,22 @@ class Tally:
         )
 
     def _time(self, path: str, timings: dict[str, float]) -> None:
-        spent = {stage: timings.get(f"{stage}_ms", 0.0) for stage in (*WAIT_STAGES, *WORK_STAGES)}
-        # Every image of a micro-batch reports what the whole batch took on the device thread.
-        for shared in ("forward", "postprocess"):
-            spent[shared] /= max(1, timings.get("batch", 1))
+        spent = [timings.get(key, 0.0) for key in _KEYS]
+        # Every image of a micro-batch reports what the whole batch took on the device thread: forward and postprocess.
+        batch = max(1, timings.get("batch", 1))
+        spent[-2:] = spent[-2] / batch, spent[-1] / batch
         self._timed += 1
-        for stage, ms in spent.items():
-            self._stages[stage] = self._stages.get(stage, 0.0) + ms
-        heapq.heappush(self._slowest, (sum(spent[stage] for stage in WORK_STAGES), path))
-        if len(self._slowest) > SLOWEST:
-            heapq.heappop(self._slowest)
+        self._totals = list(map(add, self._totals, spent))
+        slow = (sum(spent[len(WAIT_STAGES) :]), path)
+        if len(self._slowest) < SLOWEST:
+            heapq.heappush(self._slowest, slow)
+        else:
+            heapq.heappushpop(self._slowest, slow)
 
     def stage_ms(self) -> dict[str, float]:
-        """Mean milliseconds by stage."""
-        return {stage: round(total / max(1, self._timed), 4) for stage, total in self._stages.items()}
+        """Mean milliseconds by stage; empty where no image told."""
+        stages = zip(STAGES, self._totals, strict=True)
+        return {stage: round(total / self._timed, 4) for stage, total in stages} if self._timed else {}
 
     def slowest(self) -> list[SlowInput]:
         """The slowest inputs, slowest first."""
