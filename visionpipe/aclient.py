@@ -12,7 +12,7 @@ from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
 from visionpipe.jobs import AsyncJob
-from visionpipe.mapping import Window, one_by_one, stream
+from visionpipe.mapping import one_by_one, stream
 from visionpipe.queue import Accounts, QueueStatus
 from visionpipe.references import References
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
@@ -25,6 +25,7 @@ from visionpipe.sources import ImageSource, ImageStream, Prepared, is_single, pl
 from visionpipe.submission import MapKeywords, OptionsLike, SubmitKeywords, checked_id, task_name
 from visionpipe.tasks import build_options, build_request
 from visionpipe.transport import Transport
+from visionpipe.windows import Window
 
 ResultT = TypeVar("ResultT", bound=Result)
 

@@ -24,9 +24,9 @@ from typing import Generic, TypeAlias, TypeVar
 from visionpipe.errors import ImageError, InvalidRequestError
 from visionpipe.patience import Patience, Send
 from visionpipe.schemas.jobs import Item
-from visionpipe.schemas.requests import MAX_IMAGES
 from visionpipe.schemas.results import Result
 from visionpipe.sources import ImageSource, ImageStream, Prepared, is_single, readable
+from visionpipe.windows import Cut, Window
 from visionpipe.wire import error_info
 
 ResultT = TypeVar("ResultT", bound=Result)
@@ -34,27 +34,6 @@ T = TypeVar("T")
 
 LINGER_S = 0.2
 """A chunk that a slow source has not filled by then goes as it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """How much of a stream is under way at once."""
-
-    jobs: int = 8
-    """Jobs under way."""
-    chunk: int = 32
-    """Images in one job."""
-    chunk_bytes: int = 4 * 2**20
-    """Encoded bytes after which a job takes no further image."""
-    total_bytes: int = 64 * 2**20
-    """Encoded bytes under way; one larger chunk may go alone."""
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1 or not 1 <= self.chunk <= MAX_IMAGES:
-            raise InvalidRequestError(
-                f"expected a window of at least 1 job and chunks of 1 to {MAX_IMAGES} images, "
-                f"got {self.jobs} and {self.chunk}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +65,16 @@ async def stream(
         ordered: Whether items keep the order of the images.
         window: How much may be under way.
     """
-    flow = _Flow(send, ordered, window)
-    producer = asyncio.create_task(flow.produce(_chunks(images, reader, window)), name="vp-map")
+    flow, cut = _Flow(send, ordered, window), Cut(window)
+    producer = asyncio.create_task(flow.produce(_chunks(images, reader, cut)), name="vp-map")
     # None ends the stream, also when the producer fails: awaiting it then raises why.
     producer.add_done_callback(lambda _: flow.ready.put_nowait(None))
     try:
         while (chunk := await flow.ready.get()) is not None:
-            yield await chunk
+            items = await chunk
+            yield items
             flow.finish(chunk)
+            cut.learn(len(items), time.monotonic())
         await producer
     finally:
         producer.cancel()
@@ -176,19 +157,19 @@ async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT], patien
 
 
 async def _chunks(
-    images: ImageStream, reader: Callable[[], Awaitable[Read]], window: Window
+    images: ImageStream, reader: Callable[[], Awaitable[Read]], cut: Cut
 ) -> AsyncGenerator[list[Outcome], None]:
     if is_single(images):
         raise InvalidRequestError("expected a collection of images, got one image; put it into a list")
     if isinstance(images, AsyncIterable):
-        async with aclosing(_batches(images, window.chunk)) as batches:
+        async with aclosing(_batches(images, cut.window.first_chunk)) as batches:
             async for batch in batches:
                 source = iter(batch)
-                while chunk := await _apart(_fill, source, await reader(), window):
+                while chunk := await _apart(_fill, source, await reader(), cut):
                     yield chunk
         return
     source = iter(images)
-    while chunk := await _apart(_fill, source, await reader(), window):
+    while chunk := await _apart(_fill, source, await reader(), cut):
         yield chunk
 
 
@@ -248,7 +229,7 @@ async def _closing(images: AsyncIterable[ImageSource]) -> AsyncIterator[None]:
             await images.aclose()
 
 
-def _fill(source: Iterator[ImageSource], read: Read, window: Window) -> list[Outcome]:
+def _fill(source: Iterator[ImageSource], read: Read, cut: Cut) -> list[Outcome]:
     chunk: list[Outcome] = []
     size, linger_until = 0, time.monotonic() + LINGER_S
     for image in source:
@@ -259,6 +240,6 @@ def _fill(source: Iterator[ImageSource], read: Read, window: Window) -> list[Out
         else:
             chunk.append(ready)
             size += len(ready.data)
-        if len(chunk) >= window.chunk or size >= window.chunk_bytes or time.monotonic() > linger_until:
+        if len(chunk) >= cut.size or size >= cut.window.chunk_bytes or time.monotonic() > linger_until:
             break
     return chunk

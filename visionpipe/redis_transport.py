@@ -21,6 +21,7 @@ from visionpipe.queue import (
     arun,
     calls,
     keys,
+    news,
     ticket_template,
 )
 from visionpipe.schemas.jobs import JobRecord, JobState, Lane, WorkerRecord
@@ -236,11 +237,13 @@ class RedisTransport:
                 self.bells.ring_all()
                 continue
             delay = 0.05
-            for entry, fields in _entries(answer):
+            for entry, fields in news(answer):
                 last, num_read = entry, num_read + 1
                 # Whatever else somebody wrote there must not deafen the listener.
                 if fields.get(b"state") in _ENDED and b"job" in fields:
                     self.bells.ended(fields[b"job"].decode(errors="replace"), fields)
+            # Asking again takes as long as what is left to do for an answer; it can be done beside the next job.
+            await self.bells.rest()
 
     async def _keep_alive(self) -> None:
         while True:
@@ -286,15 +289,3 @@ def _lost_connection(error: BaseException | None) -> bool:
     from redis.exceptions import TimeoutError as SlowError
 
     return isinstance(error, (LostError, SlowError))
-
-
-def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    # redis-py parses entries into dicts in some versions and leaves flat lists in others.
-    found = []
-    streams = answer.items() if isinstance(answer, dict) else answer or ()
-    for _, entries in streams:
-        for entry, fields in entries:
-            if not isinstance(fields, dict):
-                fields = dict(zip(fields[::2], fields[1::2], strict=True))
-            found.append((entry, fields))
-    return found

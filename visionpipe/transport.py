@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,8 @@ REMEMBERED = 10_000
 """Jobs whose end was heard before anybody waited for them."""
 TOLD = 200
 """Of so many, the last, the news themselves are kept."""
+REST_S = 0.05
+"""For how long replies are not asked for at most while nobody waits for one."""
 
 T = TypeVar("T")
 News = Mapping[bytes, bytes]
@@ -55,6 +57,7 @@ class Bells:
         self._bells: dict[str, list[Bell]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._told: OrderedDict[str, News] = OrderedDict()
+        self._any = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(len(bells) for bells in self._bells.values())
@@ -64,6 +67,7 @@ class Bells:
         """Hang up a bell for a job; one whose end was heard earlier rings at once."""
         bell = Bell(blobs)
         self._bells.setdefault(job, []).append(bell)
+        self._any.set()
         if job in self._ended:
             bell.told = self._told.get(job, {})
             bell.ring()
@@ -73,6 +77,15 @@ class Bells:
             self._bells[job].remove(bell)
             if not self._bells[job]:
                 del self._bells[job]
+            if not self._bells:
+                self._any.clear()
+
+    async def rest(self) -> None:
+        """Let those go first who were rung for, then wait for a while until somebody waits."""
+        await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                await self._any.wait()
 
     def ended(self, job: str, told: News | None = None) -> None:
         """Ring for a job that ended, now or when somebody comes to wait for it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from visionpipe.envelopes import outcomes, unwrap
@@ -87,6 +89,27 @@ async def test_bells_ring_for_their_job_only_and_are_taken_down():
         bells.ring_all()
         assert await other.wait(0.01)
     assert (len(bells), bells.watched()) == (0, {})
+
+
+async def test_a_listener_rests_until_somebody_waits_but_lets_those_go_first_who_were_rung_for():
+    bells, order = Bells(), []
+
+    async def ask(job):
+        with bells.watch(job) as bell:
+            await bell.wait(5)
+        order.append(job)
+
+    waiting = asyncio.create_task(ask("a"))
+    await asyncio.sleep(0)
+    bells.ended("a")
+    resting = asyncio.create_task(bells.rest())
+    resting.add_done_callback(lambda _: order.append("rested"))
+    await waiting
+    assert (order, resting.done()) == (["a"], False)
+    with bells.watch("b"):
+        await resting
+    await bells.rest()
+    assert order == ["a", "rested"]
 
 
 async def test_an_end_that_nobody_waited_for_is_remembered_but_not_for_ever():

@@ -63,6 +63,17 @@ async def test_jobs_are_chunked_by_number_and_by_bytes_and_go_to_the_bulk_lane()
         assert [len(submission.images) for submission in client.submissions] == [2, 2, 1]
 
 
+async def test_jobs_grow_where_they_are_answered_at_once_unless_their_size_was_asked_for():
+    async with client_of() as client:
+        items = await _collect(client.map("classification", (b"s" for _ in range(5000)), model=MODEL))
+        sizes = [len(submission.images) for submission in client.submissions]
+        assert (sizes[0], max(sizes)) == (32, 128)
+        assert [item.index for item in items] == list(range(5000))
+        client.submissions.clear()
+        await _collect(client.map("classification", (b"s" for _ in range(5000)), model=MODEL, chunk=32))
+        assert {len(submission.images) for submission in client.submissions} == {32, 5000 % 32}
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_the_window_bounds_what_is_under_way_and_what_is_read_ahead(ordered):
     read = 0

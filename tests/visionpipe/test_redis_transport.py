@@ -13,6 +13,7 @@ from visionpipe.errors import JobConflictError, QueueUnavailableError
 from visionpipe.queue import connect, keys
 from visionpipe.schemas.jobs import JobState
 from visionpipe.settings import Settings
+from visionpipe.transport import REST_S
 
 MODEL = "lenet-digits"
 
@@ -68,7 +69,8 @@ async def test_a_call_survives_connections_that_are_cut(settings, fake_worker):
     async with AsyncClient(settings=settings) as client:
         with connect(str(settings.redis_url)) as redis:
             for i in range(10):
-                await asyncio.sleep(0.02)
+                # The one that listens rests for a moment after each reply.
+                await asyncio.sleep(4 * REST_S)
                 ours = [peer for peer in redis.client_list() if peer["cmd"] in ("xread", "evalsha")]
                 assert len(ours) == 2 or i == 0
                 for peer in ours:

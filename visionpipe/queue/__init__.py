@@ -2,7 +2,7 @@
 
 from visionpipe.queue import calls, keys
 from visionpipe.queue.call import Call, aconnect, arun, connect, run
-from visionpipe.queue.records import Accounts, Claim, QueueStatus, RawEnvelope, Submitted, Swept, told_envelope
+from visionpipe.queue.records import Accounts, Claim, QueueStatus, RawEnvelope, Submitted, Swept, news, told_envelope
 from visionpipe.queue.tickets import TASK_NAME, make_app, ticket_template
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "connect",
     "keys",
     "make_app",
+    "news",
     "run",
     "ticket_template",
     "told_envelope",

@@ -220,3 +220,16 @@ def worker_records(answer: list[bytes]) -> list[WorkerRecord]:
             # One that a stranger wrote must not hide the others.
             logger.warning("an announcement that cannot be read was passed over: %.200s", error)
     return sorted(found, key=lambda record: (record.model, record.worker))
+
+
+def news(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Read what ``XREAD`` gave of one stream: ids and fields."""
+    # redis-py parses entries into dicts in some versions and leaves flat lists in others.
+    found = []
+    streams = answer.items() if isinstance(answer, dict) else answer or ()
+    for _, entries in streams:
+        for entry, fields in entries:
+            if not isinstance(fields, dict):
+                fields = dict(zip(fields[::2], fields[1::2], strict=True))
+            found.append((entry, fields))
+    return found
