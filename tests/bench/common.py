@@ -239,15 +239,20 @@ class Stack:
 
 @contextmanager
 def stack(
-    model: str, *arguments: str, write: Callable[[Path], None] = write_networks, compiling: str = "off"
+    model: str,
+    *arguments: str,
+    write: Callable[[Path], None] = write_networks,
+    compiling: str = "off",
+    workers: int = 1,
 ) -> Iterator[Stack]:
-    """Start a private Redis and one worker; yields when it is ready.
+    """Start a private Redis and workers; yields when they are ready.
 
     Args:
         model: What the worker hosts.
         arguments: More of its command line.
         write: Writes the models that the user's folder shall hold.
         compiling: Whether the worker compiles its network: ``off``, ``auto`` or ``now``.
+        workers: How many; the first is the stack's ``process``.
     """
     with tempfile.TemporaryDirectory(prefix="vpb") as name:
         folder = Path(name)
@@ -265,25 +270,24 @@ def stack(
             "VISIONPIPE_DATA_DIR": str(folder / "data"),
             "VISIONPIPE_COMPILE": compiling,
         }
-        process = subprocess.Popen(
-            [
-                sys.executable, "-P", "-m", "visionpipe", "worker", model, "--device", "cpu", "--log-level", "WARNING",
-                "--media-root", f"bench={folder / 'media'}", *arguments,
-            ],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [
+            sys.executable, "-P", "-m", "visionpipe", "worker", model, "--device", "cpu", "--log-level", "WARNING",
+            "--media-root", f"bench={folder / 'media'}", *arguments,
+        ]  # fmt: skip
+        crew = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(workers)]
         try:
             redis = connect(server.url)
-            while not run(redis, calls.workers()):
-                if process.poll() is not None:
-                    raise RuntimeError("the worker ended")
+            while len(run(redis, calls.workers())) < workers:
+                if any(process.poll() is not None for process in crew):
+                    raise RuntimeError("a worker ended")
                 time.sleep(0.05)
             settings = Settings(redis_url=server.url)
-            yield Stack(model, redis, settings, process, folder / "media", folder / "models", folder / "data")
+            yield Stack(model, redis, settings, crew[0], folder / "media", folder / "models", folder / "data")
         finally:
-            process.terminate()
-            process.wait(90)
+            for process in crew:
+                process.terminate()
+            for process in crew:
+                process.wait(90)
             server.stop()
 
 

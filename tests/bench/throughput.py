@@ -11,7 +11,7 @@ import argparse
 import statistics
 from dataclasses import dataclass, replace
 
-from tests.bench.common import pictures, service_run, stack, table, write_folder, write_networks
+from tests.bench.common import pictures, service_run, stack, table, write_folder
 from tests.bench.ideal import Classify, Ideal, PlainLoop
 from tests.bench.ideal_dense import Detect, Segment
 from visionpipe.queue import calls, run
@@ -31,9 +31,11 @@ class Case:
     compiled: bool = False
     plain: bool = False
     task: str = "classification"
+    workers: int = 1
 
     def __str__(self) -> str:
-        return f"{self.model} {self.precision}{', compiled' if self.compiled else ''}"
+        more = f", {self.workers} workers" if self.workers > 1 else ""
+        return f"{self.model} {self.precision}{', compiled' if self.compiled else ''}{more}"
 
 
 CASES = (
@@ -42,6 +44,7 @@ CASES = (
     Case("mobilenet-generated", "auto", 3000, compiled=True),
     Case("vgg-digits", "auto", 4000, compiled=True),
     Case("lenet-digits", "auto", 40_000),
+    Case("lenet-digits", "auto", 40_000, workers=2),
     Case("unet-cells", "auto", 300, compiled=True, task="segmentation"),
     Case("yolo-digits", "auto", 1500, compiled=True, task="detection"),
 )
@@ -50,8 +53,8 @@ IDEALS: dict[str, type[Ideal]] = {"classification": Classify, "segmentation": Se
 
 def measure(case: Case) -> list[object]:
     """Measure one case; ideal and service take turns."""
-    compile_how = "now" if case.compiled else "off"
-    with stack(case.model, "--precision", case.precision, write=write_networks, compiling=compile_how) as bench:
+    compiling = "now" if case.compiled else "off"
+    with stack(case.model, "--precision", case.precision, compiling=compiling, workers=case.workers) as bench:
         if case.compiled:
             bench.wait_compiled()
         record = run(bench.redis, calls.workers())[0]
@@ -74,7 +77,7 @@ def measure(case: Case) -> list[object]:
         if rates["plain"]:
             times = [mine / slow for mine, slow in zip(rates["service"], rates["plain"], strict=True)]
             against = f"{statistics.median(times):.1f}x of {statistics.median(rates['plain']):.1f}"
-        where = f"{record.precision}, {record.code}"
+        where = f"{record.precision}, {record.code}{f', {case.workers} workers' if case.workers > 1 else ''}"
         spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
         return [
             case.model,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from visionpipe.embedded import ServerFacts, data_folder, embedded_redis
-from visionpipe.errors import QueueUnavailableError, WorkerStartError
+from visionpipe.errors import QueueUnavailableError, SettingsError, WorkerStartError
 from visionpipe.queue import calls, connect, run
 from visionpipe.schemas.jobs import Lane, WorkerRecord
 from visionpipe.settings import Settings
@@ -117,6 +117,16 @@ def test_a_worker_that_dies_later_is_told_with_its_reason(running: tuple[Stack, 
     assert becomes(lambda: any("was ended by signal 9" in line for line in told), within_s=5)
     assert becomes(lambda: slot.state == "ready", within_s=60)
     assert told[-1].endswith("is ready")
+
+
+def test_several_workers_serve_a_model_where_that_is_wanted(settings: Settings):
+    told: list[str] = []
+    with ensure_stack(["lenet-digits"], settings=settings, workers=2, on_progress=told.append) as stack:
+        assert stack.started == ["lenet-digits"] * 2
+        assert len(run(connect(stack.redis_url), calls.workers())) == 2
+    assert told[1].startswith("Starting 2 workers for lenet-digits ")
+    with pytest.raises(SettingsError, match="at least one"), ensure_stack(["m"], settings=settings, workers=0):
+        pass
 
 
 def test_no_models_need_no_workers(alone: Settings, running: tuple[Stack, list[str]]):

@@ -21,8 +21,8 @@ _BOUNDS: dict[Bound, str] = {
     "forward": "forward-bound",
     "decode": "decode-bound",
     "postprocess": "bound by postprocessing",
-    "service": "held back by bookkeeping: claims, results, outcomes",
-    "waiting": "held back outside the workers",
+    "service": "held back by bookkeeping: claims, results, outcomes; more workers may help",
+    "waiting": "held back by Python, or from outside; more workers may help",
 }
 
 

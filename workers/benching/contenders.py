@@ -13,9 +13,11 @@ from visionpipe.settings import Settings
 
 _OF_WORKER: dict[str, Any] = {"device": str, "precision": str, "max_batch": int}
 """Options of ``visionpipe worker``."""
+_OF_STACK: dict[str, Any] = {"workers": int}
+"""How many of them there are."""
 _OF_SETTINGS = ("decode_threads", "full_decode", "compile")
 """Settings that change how fast a worker is."""
-KEYS = (*_OF_WORKER, *_OF_SETTINGS)
+KEYS = (*_OF_WORKER, *_OF_STACK, *_OF_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Contender:
     how: dict[str, Any] = field(default_factory=dict)
     """Options of its worker and settings, where they were given."""
 
+    @property
+    def workers(self) -> int:
+        """How many workers serve it."""
+        return int(self.how.get("workers", 1))
+
     def settings(self, base: Settings) -> Settings:
         """Give the settings of its worker."""
         changes = {name: self.how[name] for name in _OF_SETTINGS if name in self.how}
@@ -38,7 +45,7 @@ class Contender:
         return base.model_copy(update=changes)
 
     def spec(self) -> WorkerSpec:
-        """Give what a supervisor needs to know of its worker."""
+        """Give what a supervisor needs to know of each worker."""
         return WorkerSpec(self.model, **{name: self.how[name] for name in _OF_WORKER if name in self.how})
 
 
@@ -68,11 +75,12 @@ def parse_contender(word: str, defaults: dict[str, Any] | None = None) -> Conten
 
 
 def _value(key: str, text: str) -> Any:
-    kind: Any = _OF_WORKER.get(key) or Settings.model_fields[key].annotation
+    kind: Any = {**_OF_WORKER, **_OF_STACK}.get(key) or Settings.model_fields[key].annotation
     try:
         value = TypeAdapter(kind).validate_python(text)
     except ValidationError as error:
         raise SettingsError(f"{key}={text}: {error.errors()[0]['msg']}.") from error
-    if isinstance(value, int) and not isinstance(value, bool) and value < (key == "max_batch"):
-        raise SettingsError(f"{key}={text}: expected at least {int(key == 'max_batch')}.")
+    least = int(key in ("max_batch", "workers"))
+    if isinstance(value, int) and not isinstance(value, bool) and value < least:
+        raise SettingsError(f"{key}={text}: expected at least {least}.")
     return value

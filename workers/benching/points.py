@@ -1,4 +1,4 @@
-"""What was seen of single requests, and what they amount to."""
+"""What was seen of the service under load, and what it amounts to."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ class Sample:
 
 KEPT_UP = 0.85
 """Answers that come at less than this share of the rate of requests are falling behind."""
+
+
+class CrewRate(Schema):
+    """One number of workers."""
+
+    workers: int
+    """How many served the model."""
+    images_per_s: float
+    """Images a second of folder runs; the median."""
 
 
 class Point(Schema):

@@ -50,13 +50,25 @@ class Served:
     """With the queue's URL, and the media root of the pictures where the worker has it."""
     contender: Contender
     """What is measured."""
-    pid: Callable[[], int | None] = lambda: None
-    """Gives the worker's process, where it was started for this."""
+    supervisor: Supervisor | None = None
+    """Keeps the workers that were started for this."""
 
     @property
     def own(self) -> bool:
-        """Whether the worker was started for this."""
-        return self.pid() is not None
+        """Whether the workers were started for this."""
+        return self.supervisor is not None
+
+    def hire(self, number: int, tell: Tell) -> None:
+        """Start more workers of our own, until there are so many, and wait until all are compiled.
+
+        Raises:
+            WorkerStartError: One of them did not start; the message has its last words.
+        """
+        assert self.supervisor is not None
+        for _ in range(number - len(self.supervisor.slots)):
+            self.supervisor.add(self.contender.spec())
+        self.supervisor.wait_ready(START_TIMEOUT_S)
+        _wait_compiled(self.records, tell, self.contender)
 
     def waits_to_compile(self) -> bool:
         """Whether a worker of our own will compile once inputs of a shape have kept it busy, or compiles now."""
@@ -76,17 +88,21 @@ class Served:
         records = self.records()
         return Memory(
             rss_bytes=max((one.rss_bytes for one in records), default=0),
-            peak_rss_bytes=_peak(self.pid()),
+            peak_rss_bytes=_peak(self._pid()),
             device_bytes=max((one.device_memory_bytes for one in records), default=0),
         )
+
+    def _pid(self) -> int | None:
+        process = self.supervisor.slots[0].process if self.supervisor is not None else None
+        return process.pid if process is not None else None
 
 
 @contextlib.contextmanager
 def served(contender: Contender, base: Settings, pictures: Path, tell: Tell) -> Iterator[Served]:
     """Have the model served while the context lasts.
 
-    Workers that serve it already behind ``VISIONPIPE_REDIS_URL`` are used; else a private Redis and one worker are
-    started, which is compiled before it is handed over.
+    Workers that serve it already behind ``VISIONPIPE_REDIS_URL`` are used; else a private Redis and workers are
+    started, which are compiled before they are handed over.
 
     Args:
         contender: The model, and how its worker is run.
@@ -108,8 +124,12 @@ def served(contender: Contender, base: Settings, pictures: Path, tell: Tell) -> 
     with tempfile.TemporaryDirectory(prefix="vp-bench-") as name, _redis(Path(name)) as url:
         # The data folder stays the user's: compiled networks lie there.
         settings = settings.model_copy(update={"redis_url": url, "media_roots": {ROOT: pictures}})
-        with _worker(contender, settings, tell) as pid:
-            yield Served(settings, contender, pid)
+        crew, log_folder = [contender.spec()] * contender.workers, make_log_folder(settings)
+        with Supervisor(url, crew, settings, log_folder=log_folder) as supervisor:
+            tell(f"Starting {'a worker' if len(crew) == 1 else f'{len(crew)} workers'} of {contender.label}")
+            there = Served(settings, contender, supervisor)
+            there.hire(len(crew), tell)
+            yield there
 
 
 @contextlib.contextmanager
@@ -124,27 +144,15 @@ def _redis(folder: Path) -> Iterator[str]:
         server.stop()
 
 
-@contextlib.contextmanager
-def _worker(contender: Contender, settings: Settings, tell: Tell) -> Iterator[Callable[[], int | None]]:
-    url = settings.redis_url or ""
-    with Supervisor(url, [contender.spec()], settings, log_folder=make_log_folder(settings)) as supervisor:
-        tell(f"Starting a worker of {contender.label}")
-        supervisor.wait_ready(START_TIMEOUT_S)
-        with contextlib.closing(connect(url)) as redis:
-            _wait_compiled(lambda: run(redis, calls.workers()), tell, contender)
-        slot = supervisor.slots[0]
-        yield lambda: slot.process.pid if slot.process is not None else None
-
-
 def _wait_compiled(workers: Callable[[], list[WorkerRecord]], tell: Tell, contender: Contender) -> None:
     until, told = time.monotonic() + COMPILE_S, False
     while time.monotonic() < until:
         live = workers()
         if not live:
-            raise WorkerStartError(f"The worker of {contender.label} ended while it compiled its network.")
-        if live[0].code.startswith(("compiled", "eager:", "graphs")):
+            raise WorkerStartError(f"Every worker of {contender.label} ended while the network was compiled.")
+        if all(one.code.startswith(("compiled", "eager:", "graphs")) for one in live):
             return
-        if live[0].code == "compiling" and not told:
+        if any(one.code == "compiling" for one in live) and not told:
             tell("Compiling the network, once for this machine; compile=off measures it as it is")
             told = True
         time.sleep(0.2)

@@ -9,7 +9,7 @@ from pydantic import Field
 from visionpipe.runs.ceiling import Ceiling
 from visionpipe.schemas.base import Schema
 from workers.benching.measures import BatchTime, ThreadRate
-from workers.benching.points import Point
+from workers.benching.points import CrewRate, Point
 from workers.benching.private import Memory
 from workers.benching.verdict import Advice, BareCeiling
 
@@ -92,6 +92,8 @@ class BenchReport(Schema):
     """The forward pass by size of micro-batch."""
     threads: list[ThreadRate] = Field(default_factory=list)
     """Decoding by number of threads."""
+    crews: list[CrewRate] = Field(default_factory=list)
+    """Folder runs by number of workers; more than ``subject.workers`` only where those leave the machine idle."""
     advice: Advice = Field(default_factory=Advice)
     """What should be set."""
     memory: Memory

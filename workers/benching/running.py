@@ -16,6 +16,7 @@ from visionpipe.settings import Settings
 from workers.benching.asking import Asked
 from workers.benching.bare_process import BareProcess, bare_process
 from workers.benching.contenders import Contender
+from workers.benching.crews import crew_rates
 from workers.benching.load import Ask, closed_loop, open_loop
 from workers.benching.measures import Bare, Question
 from workers.benching.points import Point
@@ -72,6 +73,8 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         bare, notes = _bare(stack, asked, service, record, plan, tell)
         fastest = max((point.images_per_s for point in points), default=0.0)
         runs, rounds = _rounds(asked, service, bare, fastest, plan, tell)
+        subject, memory = subject_of(service, record, asked, bare), service.memory()
+        crews = crew_rates(asked, service, runs, tell)
         batches = bare.batches() if bare is not None else []
         threads = bare.thread_rates() if bare is not None else []
         cores = record.usage.cores if record.usage is not None else float(bare.cores) if bare is not None else 1.0
@@ -79,7 +82,6 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         if rounds and bare is not None and not measured:
             notes.append("The stages were not measured without a queue: one image takes too long.")
         ceiling = bare_ceiling(measured, cores=cores, on_cpu=record.device == "cpu")
-        subject = subject_of(service, record, asked, bare)
         return BenchReport(
             subject=subject,
             pictures=asked.about,
@@ -88,8 +90,9 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
             ceiling=ceiling,
             batches=batches,
             threads=threads,
-            advice=advise(batches, threads, ceiling.forward_per_s if ceiling else None),
-            memory=service.memory(),
+            crews=crews,
+            advice=advise(batches, threads, ceiling.forward_per_s if ceiling else None, crews),
+            memory=memory,
             notes=notes,
             measured_at=round(time.time(), 3),
         )

@@ -30,6 +30,9 @@ def show(console: Console, report: BenchReport) -> None:
     if report.threads:
         told = " · ".join(f"{one.threads}: {rate(one.images_per_s)}" for one in report.threads)
         console.print(f"[bold]Decode threads alone[/], images/s   {told}\n")
+    if len(report.crews) > 1:
+        told = " · ".join(f"{one.workers}: {rate(one.images_per_s)}" for one in report.crews)
+        console.print(f"[bold]Folder runs by number of workers[/], images/s   {told}\n")
     for note in report.notes:
         console.print(escape(note), style="yellow")
 
@@ -52,7 +55,8 @@ def _title(subject: Subject) -> str:
 
 
 def _how(subject: Subject) -> str:
-    words = [subject.precision, subject.code.partition(":")[0], f"micro-batches of up to {subject.max_batch}"]
+    words = [f"{subject.workers} workers"] if subject.workers > 1 else []
+    words += [subject.precision, subject.code.partition(":")[0], f"micro-batches of up to {subject.max_batch}"]
     if subject.decode_threads is not None:
         words.append(f"{subject.decode_threads} decode threads")
     return ", ".join(words)
@@ -87,6 +91,8 @@ def _lines(report: BenchReport, subject: Subject) -> Iterator[tuple[str, str]]:
     told = [f"--max-batch {advice.max_batch}"] if advice.max_batch is not None else []
     if advice.decode_threads is not None:
         told.append(f"VISIONPIPE_DECODE_THREADS={advice.decode_threads}")
+    if advice.workers is not None and len(report.crews) > 1:
+        told.append(f"--workers-per-model {advice.workers}")
     if told:
         yield "recommended", "[bold]" + "  ".join(told) + "[/]"
 

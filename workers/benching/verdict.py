@@ -10,11 +10,14 @@ from pydantic import Field
 from visionpipe.runs.ceiling import Bound, shared_rate
 from visionpipe.schemas.base import Schema
 from workers.benching.measures import Bare, BatchTime, ThreadRate
+from workers.benching.points import CrewRate
 
 WITHIN = 0.03
 """Of two settings that differ by less than this in throughput, the smaller one is recommended."""
 WITHIN_THREADS = 0.1
 """The same of decode threads, which are measured for a moment and take turns at one interpreter."""
+WITHIN_WORKERS = 0.1
+"""The same of workers, each of which takes memory of its own."""
 HEADROOM = 1.25
 """Decode threads should do so many times what the network takes, so that it never waits for them."""
 
@@ -45,6 +48,8 @@ class Advice(Schema):
     """Smallest micro-batch within 3 % of the best throughput; absent where none was measured."""
     decode_threads: int | None = None
     """Fewest threads that keep the network fed, else the fewest within 10 % of the best rate."""
+    workers: int | None = None
+    """Fewest worker processes within 10 % of the best folder run; absent where no folder was run."""
 
 
 def bare_rate(bare: Bare, *, cores: float, on_cpu: bool) -> float:
@@ -96,11 +101,17 @@ def bare_ceiling(
     )
 
 
-def advise(batches: Sequence[BatchTime], threads: Sequence[ThreadRate], forward_per_s: float | None) -> Advice:
+def advise(
+    batches: Sequence[BatchTime],
+    threads: Sequence[ThreadRate],
+    forward_per_s: float | None,
+    crews: Sequence[CrewRate] = (),
+) -> Advice:
     """Say what should be set, from what was measured of each size and number."""
     return Advice(
         max_batch=smallest_within([(one.batch, one.images_per_s) for one in batches]),
         decode_threads=enough_threads(threads, forward_per_s),
+        workers=smallest_within([(one.workers, one.images_per_s) for one in crews], WITHIN_WORKERS),
     )
 
 

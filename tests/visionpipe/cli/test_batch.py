@@ -64,7 +64,7 @@ def test_labels_that_fit_no_file_are_told(tmp_path, monkeypatch, right, warned):
         images_per_s=1,
         accuracy=accuracy,
     )
-    monkeypatch.setattr("visionpipe.cli.batch._carry_out", lambda *_: report)
+    monkeypatch.setattr("visionpipe.cli.batch._carry_out", lambda *_, **__: report)
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\n/elsewhere/a.png,cat\n")
     app = typer.Typer()

@@ -1,0 +1,73 @@
+"""More workers, for as long as they help."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from workers.benching.crews import crew_rates
+from workers.benching.points import CrewRate
+from workers.benching.verdict import advise
+
+
+class Service:
+    """A model's workers, on a machine of some cores."""
+
+    def __init__(self, cores: float, *, own: bool = True) -> None:
+        self.settings, self.contender, self.own = None, SimpleNamespace(model="m"), own
+        self.cores, self.number = cores, 1
+
+    def records(self) -> list[Any]:
+        return [SimpleNamespace(usage=SimpleNamespace(cores=self.cores))] * self.number
+
+    def hire(self, number: int, tell: Any) -> None:
+        self.number = number
+
+
+class Asked:
+    """Folder runs at a rate by the number of workers; the first with so many is slow."""
+
+    def __init__(self, service: Service, rates: dict[int, float]) -> None:
+        self.service, self.rates, self.warm = service, rates, {1}
+
+    def run_folder(self, settings: Any, model: str, images: int) -> Any:
+        rate = self.rates[self.service.number] if self.service.number in self.warm else 1.0
+        self.warm.add(self.service.number)
+        return run(rate, images=images)
+
+
+def run(rate: float, share: float = 0.5, images: int = 100) -> Any:
+    return SimpleNamespace(images_per_s=rate, found=images, ceiling=SimpleNamespace(share=share))
+
+
+@pytest.mark.parametrize(
+    ("cores", "rates", "tried", "advised"),
+    [
+        (2, {1: 100, 2: 150}, [1, 2], 2),
+        (16, {1: 100, 2: 190, 4: 300, 8: 310}, [1, 2, 4, 8], 4),
+        (16, {1: 100, 2: 105}, [1, 2], 1),
+        (3, {1: 100, 2: 180}, [1, 2], 2),
+        (1, {1: 100}, [1], 1),
+    ],
+)
+def test_workers_are_doubled_while_that_brings_something_and_cores_last(cores, rates, tried, advised):
+    service = Service(cores)
+    found = crew_rates(Asked(service, rates), service, [run(100)] * 3, print)
+    assert [(one.workers, one.images_per_s) for one in found] == [(number, rates[number]) for number in tried]
+    assert advise([], [], None, found).workers == advised
+
+
+def test_a_machine_that_is_used_up_gets_no_more_workers():
+    service = Service(16)
+    assert crew_rates(Asked(service, {}), service, [run(90), run(100, share=0.9), run(110)], print) == [
+        CrewRate(workers=1, images_per_s=100)
+    ]
+
+
+def test_workers_of_others_are_left_as_they_are():
+    service = Service(16, own=False)
+    assert crew_rates(Asked(service, {}), service, [run(100)], print) == []
+    assert crew_rates(Asked(service, {}), Service(16), [], print) == []
+    assert advise([], [], None).workers is None
