@@ -15,7 +15,8 @@ from redis import Redis
 
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.queue import calls
-from visionpipe.schemas.jobs import Lane, Progress
+from visionpipe.schemas.jobs import JobState, Lane, Progress
+from visionpipe.wire import error_info
 from workers.metrics import Metrics
 from workers.outcome import item_json
 from workers.parts import Part, hand_back
@@ -26,6 +27,8 @@ from workers.work import HeldJob, Work
 
 logger = logging.getLogger("visionpipe.committer")
 
+MAX_LET_GO = 5
+"""How often a job is handed back because the store could not be used, each time after a lease of trying."""
 GIVE_UP_S = 120
 """How long a commit is tried while Redis is away; then the job's lease has long run out."""
 TELL_EVERY_S = 0.5
@@ -127,10 +130,15 @@ class Committer:
         """Leave an image to whoever claims its job next, which may find Redis and the store again.
 
         It is no fault of the image, so the job is handed back as if this worker ended; where Redis is away, its lease
-        runs out. A stopped job ends here all the same, with the outcomes it has.
+        runs out. A stopped job ends here all the same, with the outcomes it has. A job that was handed back often for
+        that reason fails with the error, which may be retried.
         """
-        logger.warning("an image of job %s was let go: %s", work.job.claim.job, error)
-        work.job.handing_back = work.job.handing_back or not work.job.dropped
+        job = work.job
+        logger.warning("an image of job %s was let go: %s", job.claim.job, error)
+        if not job.dropped and job.claim.num_let_go >= MAX_LET_GO:
+            job.error, job.stopped = error_info(error), JobState.FAILED
+        elif not job.dropped:
+            job.let_go = job.handing_back = True
         self.put([work], [None])
 
     def tell(self, job: HeldJob, progress: Progress) -> None:

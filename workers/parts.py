@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
     def call(self) -> Call[bool]:
         """The commit, as a call."""
-        error = _REASONS[self.final] if self.final else None
+        error = self.job.error or _REASONS[self.final] if self.final else None
         return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=self.final, error=error)
 
 
@@ -54,6 +54,7 @@ def hand_back(redis: Redis, job: HeldJob, outcomes: Sequence[tuple[int, bool, by
             persist(
                 lambda: run(redis, calls.commit(job.claim.job, job.claim.token, outcomes)), give_up_s=HAND_BACK_TRY_S
             )
-        persist(lambda: run(redis, calls.release(job.claim.job, job.claim.token)), give_up_s=HAND_BACK_TRY_S)
+        release = calls.release(job.claim.job, job.claim.token, let_go=job.let_go)
+        persist(lambda: run(redis, release), give_up_s=HAND_BACK_TRY_S)
     except ServiceError as error:
         logger.warning("job %s was not handed back; its lease will run out: %s", job.claim.job, error)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from models.images import Decoded
 from visionpipe.queue import Claim
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef, InlineImage
-from visionpipe.schemas.jobs import ItemTimings, JobState, Lane, Progress
+from visionpipe.schemas.jobs import ErrorInfo, ItemTimings, JobState, Lane, Progress
 from visionpipe.schemas.requests import Request
 from visionpipe.schemas.results import Result, StopReason
 from workers.yielding import RightOfWay
@@ -30,8 +30,10 @@ class HeldJob:
         open_items: Items that have neither an outcome nor been dropped.
         weight: To how many ordinary images one of its own amounts.
         stopped: The final state the job is heading for, once somebody stopped it.
+        error: Why it fails, if that is what it heads for.
         lost: Whether another holds the job now; then nothing of it may be written.
         handing_back: Whether what has not begun is left to another worker, or to this one later.
+        let_go: Whether that is because the store could not be used.
         num_dropped: Items that will not be done here.
         progress: What long work last told, until it is recorded.
         told_at: When progress was last recorded.
@@ -44,8 +46,10 @@ class HeldJob:
     weight: int = 1
     claimed_at: float = field(default_factory=time.monotonic)
     stopped: JobState | None = None
+    error: ErrorInfo | None = None
     lost: bool = False
     handing_back: bool = False
+    let_go: bool = False
     num_dropped: int = 0
     progress: Progress | None = None
     told_at: float = 0.0

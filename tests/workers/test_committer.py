@@ -232,6 +232,32 @@ def test_a_drain_with_a_stuck_device_hands_back_what_is_done(rig: Any, monkeypat
     rig.engine._held.clear()
 
 
+def test_a_job_that_never_finds_its_store_fails_after_a_while_and_may_be_retried(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[int] = []
+
+    def fetch(work: Any, *_: Any) -> bytes:
+        full.append(work.index)
+        raise QueueUnavailableError("disk full")
+
+    monkeypatch.setattr(rig.engine._reader, "fetch", fetch)
+    job = rig.submit([1, 2, 3], accept=False)
+    for _ in range(committer.MAX_LET_GO):
+        rig.engine.accept(job)
+        until(lambda: not rig.engine.held())
+        record = rig.envelope(job).record
+        assert (record.state, record.attempts, record.finished) == (JobState.QUEUED, 0, 0)
+    rig.engine.accept(job)
+    ended = rig.ended(job)
+    assert (ended.record.state, ended.items) == (JobState.FAILED, [])
+    assert (ended.record.error.code, ended.record.error.retryable) == ("queue_unavailable", True)
+    assert ended.record.error.message == "disk full"
+    # Once a job heads for its end nobody waits for the store on behalf of its other images.
+    assert len(full) <= 2 * (committer.MAX_LET_GO + 1)
+    until(lambda: not rig.engine.held() and rig.window.held == 0)
+
+
 def test_a_hurried_drain_hands_back_at_once(rig: Any) -> None:
     rig.long.pause_s = 0.02
     job = rig.submit([250], task="explanation")

@@ -164,7 +164,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             logger.warning("the record of job %s is damaged or none of ours; its ticket was dropped", job)
         if answer[0] != b"claimed":
             return None
-        _, request, lane, attempts, waited, left, finished, pixels, num_open = answer
+        _, request, lane, attempts, waited, left, finished, pixels, num_open, num_let_go = answer
         return Claim(
             job,
             token,
@@ -176,6 +176,7 @@ def claim(job: str, worker: str, token: str, model: ModelInfo, settings: Setting
             frozenset(int(index) for index in finished if index.isdigit() and len(index) <= MAX_DIGITS),
             pixels,
             num_open,
+            num_let_go,
         )
 
     return Call(script("claim"), (job, worker, token, _ms(settings.lease_s), model.model_dump_json()), parse)
@@ -215,9 +216,9 @@ def progress(job: str, token: str, told: Progress) -> Call[bool]:
     return Call(script("progress"), (job, token, told.model_dump_json()), lambda answer: answer == b"ok")
 
 
-def release(job: str, token: str) -> Call[bool]:
-    """Hand a job back unfinished; counts no attempt."""
-    return Call(script("release"), (job, token, ticket_template()), lambda answer: answer == b"ok")
+def release(job: str, token: str, *, let_go: bool = False) -> Call[bool]:
+    """Hand a job back unfinished; counts no attempt, but how often it was let go for want of a store."""
+    return Call(script("release"), (job, token, ticket_template(), int(let_go)), lambda answer: answer == b"ok")
 
 
 def cancel(job: str) -> Call[JobState | None]:

@@ -53,6 +53,8 @@ class Claim(NamedTuple):
     """The job's only blob, where it is of ordinary size."""
     num_open: int = 0
     """Items without an outcome."""
+    num_let_go: int = 0
+    """How often it was handed back because the store could not be used."""
 
 
 class RawEnvelope(NamedTuple):

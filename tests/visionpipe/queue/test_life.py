@@ -292,3 +292,15 @@ def test_a_damaged_record_is_said_to_be_so_and_not_waited_for(queue, field, text
     queue.redis.hset(f"vp:job:{job}", field, text)
     with pytest.raises(InternalError, match="damaged"):
         queue.do(calls.envelope(job))
+
+
+def test_a_claim_tells_how_often_the_job_found_no_store(queue):
+    claim = queue.held(2)
+    assert claim.num_let_go == 0
+    assert queue.do(calls.release(claim.job, claim.token, let_go=True))
+    assert queue.do(calls.release(claim.job, claim.token, let_go=True)), "a repeated release counts once"
+    again = queue.claim(claim.job)
+    assert again.num_let_go == 1
+    assert queue.do(calls.release(claim.job, again.token))
+    queue.redis.hset(keys.job(claim.job), "let_go", "often")
+    assert queue.claim(claim.job).num_let_go == 0, "what a stranger wrote there stops nobody"

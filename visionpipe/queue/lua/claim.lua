@@ -25,7 +25,7 @@ if record.state == 'queued' then
 elseif not (record.state == 'running' and record.token == token) then
   return {record.state or 'unknown'}
 end
-local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane', 'blobs', 'external')
+local full = read(job, 'request', 'attempts', 'submitted_at', 'deadline_at', 'lane', 'blobs', 'external', 'let_go')
 local left = full.deadline_at and tonumber(full.deadline_at) - now or ''
 -- One picture of ordinary size travels with the claim, which saves its own round trip.
 local blob, pixels = 'vp:blob:' .. job .. ':0', ''
@@ -34,4 +34,5 @@ if full.blobs == '1' and full.external ~= '1' and redis.call('TYPE', blob).ok ==
   pixels = redis.call('GET', blob)
 end
 return {'claimed', full.request, full.lane, tonumber(full.attempts), math.max(0, now - tonumber(full.submitted_at)),
-        tostring(left), redis.call('HKEYS', 'vp:items:' .. job), pixels, remaining(record)}
+        tostring(left), redis.call('HKEYS', 'vp:items:' .. job), pixels, remaining(record),
+        count(full.let_go, MOST.attempts) or 0}

@@ -1,4 +1,5 @@
--- ARGV: job, token, template. A draining worker hands a job back; that is nobody's fault and counts no attempt.
+-- ARGV: job, token, template, let_go. A draining worker hands a job back; that is nobody's fault and counts no attempt.
+-- One that found no store counts how often that has been so.
 -- A repeated release whose first answer was lost is answered ok.
 local job, token, now = ARGV[1], ARGV[2], now_ms()
 despite_full_memory()
@@ -12,6 +13,7 @@ if record.cancel == '1' then
   return 'ok'
 end
 leave_worker(job, record)
+if ARGV[4] == '1' then redis.call('HINCRBY', 'vp:job:' .. job, 'let_go', 1) end
 redis.call('HDEL', 'vp:job:' .. job, 'token', 'mark')
 enqueue(job, record, now)
 redis.call('RPUSH', 'vp:' .. lane_name(record.model, record.lane), ticket(ARGV[3], job, record.model, record.lane, now))
