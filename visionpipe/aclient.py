@@ -12,7 +12,7 @@ from typing import Self, TypeVar, Unpack, cast, overload
 
 from visionpipe.errors import ArtifactExpiredError, InvalidRequestError, SettingsError
 from visionpipe.jobs import AsyncJob
-from visionpipe.mapping import one_by_one, stream
+from visionpipe.mapping import Flow, items, lists
 from visionpipe.queue import Accounts, QueueStatus
 from visionpipe.references import References
 from visionpipe.schemas.images import ArtifactRef, BlobImage, ImageRef
@@ -143,12 +143,15 @@ class AsyncClient(Shortcuts):
         Raises:
             VisionPipeError: Why no more jobs can be submitted; never what concerns one image only.
         """
-        return one_by_one(self._map_lists(cast("type[ResultT]", task), images, model=model, **how))
+        return items(self._flow(cast("type[ResultT]", task), images, model, **how))
 
     def _map_lists(
         self, task: type[ResultT], images: ImageStream, *, model: str, **how: Unpack[MapKeywords]
     ) -> AsyncGenerator[list[Item[ResultT]], None]:
         # The lists that jobs end with; the blocking client takes them whole to its own thread.
+        return lists(self._flow(task, images, model, **how))
+
+    def _flow(self, task: type[ResultT], images: ImageStream, model: str, **how: Unpack[MapKeywords]) -> Flow[ResultT]:
         self._at_home()
         name = task_name(task)
         # Wrong options would otherwise show up only when the first chunk is sent.
@@ -161,9 +164,8 @@ class AsyncClient(Shortcuts):
             job = await self._send(name, images, model=model, options=options, lane=lane, wait_for_worker=patient)
             return cast("AsyncJob[ResultT]", job)
 
-        return stream(
-            images, lambda: self._references.reader(model), send, ordered=how.get("ordered", True), window=window
-        )
+        reader = partial(self._references.reader, model)
+        return Flow(images, reader, send, ordered=how.get("ordered", True), window=window)
 
     async def upload(self, image: ImageSource) -> BlobImage:
         """Store an image for use in many jobs; it lives for ``upload_ttl_s`` from the last upload.

@@ -48,15 +48,8 @@ Outcome: TypeAlias = Prepared | Unreadable
 Read = Callable[[ImageSource], Prepared]
 
 
-async def stream(
-    images: ImageStream,
-    reader: Callable[[], Awaitable[Read]],
-    send: Send[ResultT],
-    *,
-    ordered: bool,
-    window: Window,
-) -> AsyncGenerator[list[Item[ResultT]], None]:
-    """Yield the items of one chunk after the other, one per image; see ``AsyncClient.map``.
+class Flow(Generic[ResultT]):
+    """One stream of images on its way: those read, those in jobs, and those ready to be handed out.
 
     Args:
         images: What to read.
@@ -65,78 +58,110 @@ async def stream(
         ordered: Whether items keep the order of the images.
         window: How much may be under way.
     """
-    flow, cut = _Flow(send, ordered, window), Cut(window)
-    producer = asyncio.create_task(flow.produce(_chunks(images, reader, cut)), name="vp-map")
-    # None ends the stream, also when the producer fails: awaiting it then raises why.
-    producer.add_done_callback(lambda _: flow.ready.put_nowait(None))
-    try:
-        while (chunk := await flow.ready.get()) is not None:
-            items = await chunk
-            yield items
-            flow.finish(chunk)
-            cut.learn(len(items), time.monotonic())
-        await producer
-    finally:
-        producer.cancel()
-        for chunk in flow.under_way:
-            chunk.cancel()
-        await asyncio.gather(producer, *flow.under_way, return_exceptions=True)
 
-
-async def one_by_one(lists: AsyncGenerator[list[T], None]) -> AsyncGenerator[T, None]:
-    """Walk through the lists of a stream."""
-    async with aclosing(lists):
-        async for items in lists:
-            for item in items:
-                yield item
-
-
-class _Flow(Generic[ResultT]):
-    """The window of one stream: chunks under way, and those ready to be handed out."""
-
-    def __init__(self, send: Send[ResultT], ordered: bool, window: Window) -> None:
-        self.ready: asyncio.Queue[asyncio.Task[list[Item[ResultT]]] | None] = asyncio.Queue()
-        self.under_way: dict[asyncio.Task[list[Item[ResultT]]], int] = {}
+    def __init__(
+        self,
+        images: ImageStream,
+        reader: Callable[[], Awaitable[Read]],
+        send: Send[ResultT],
+        *,
+        ordered: bool,
+        window: Window,
+    ) -> None:
+        self._cut = Cut(window)
+        self._chunks = _chunks(images, reader, self._cut)
         self._send = send
         self._ordered = ordered
         self._window = window
         self._patience = Patience()
+        self._producer: asyncio.Task[None] | None = None
+        self._ready: asyncio.Queue[asyncio.Task[list[Item[ResultT]]] | None] = asyncio.Queue()
+        self._under_way: dict[asyncio.Task[list[Item[ResultT]]], int] = {}
+        self._given: asyncio.Task[list[Item[ResultT]]] | None = None
         self._freed = asyncio.Event()
 
-    async def produce(self, chunks: AsyncGenerator[list[Outcome], None]) -> None:
+    async def next(self) -> list[Item[ResultT]]:
+        """Give the items of the next chunk, one per image; none at the end."""
+        if self._producer is None:
+            self._cut.begin(time.monotonic())
+            self._producer = asyncio.create_task(self._produce(), name="vp-map")
+            # None ends the stream, also when the producer fails: awaiting it then raises why.
+            self._producer.add_done_callback(lambda _: self._ready.put_nowait(None))
+        if self._given is not None:
+            # Whoever asks for more has seen to what was given before.
+            del self._under_way[self._given]
+            self._freed.set()
+            self._cut.learn(len(self._given.result()), time.monotonic())
+            self._given = None
+        chunk = await self._ready.get()
+        if chunk is None:
+            await self._producer
+            return []
+        items = await chunk
+        self._given = chunk
+        return items
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        if self._producer is None:
+            return
+        self._producer.cancel()
+        for chunk in self._under_way:
+            chunk.cancel()
+        await asyncio.gather(self._producer, *self._under_way, return_exceptions=True)
+
+    async def _produce(self) -> None:
         start = 0
         try:
-            async with aclosing(chunks):
+            async with aclosing(self._chunks) as chunks:
                 async for chunk in chunks:
                     await self._begin(chunk, start)
                     start += len(chunk)
         finally:
             # Also when the source fails: what it gave before has its items. Leaving the stream ends these tasks.
             if not self._ordered:
-                while any(not task.done() for task in self.under_way):
-                    await asyncio.wait(self.under_way)
+                while any(not task.done() for task in self._under_way):
+                    await asyncio.wait(self._under_way)
 
     async def _begin(self, chunk: list[Outcome], start: int) -> None:
         size = sum(len(image.data) for image in chunk if isinstance(image, Prepared))
         await self._room(size)
         task = asyncio.create_task(_run(chunk, start, self._send, self._patience))
-        self.under_way[task] = size
+        self._under_way[task] = size
         if self._ordered:
-            self.ready.put_nowait(task)
+            self._ready.put_nowait(task)
         else:
-            task.add_done_callback(self.ready.put_nowait)
-
-    def finish(self, chunk: asyncio.Task[list[Item[ResultT]]]) -> None:
-        del self.under_way[chunk]
-        self._freed.set()
+            task.add_done_callback(self._ready.put_nowait)
 
     async def _room(self, size: int) -> None:
         # What is larger than the whole budget goes alone: it would otherwise wait for ever.
-        while self.under_way and (
-            len(self.under_way) >= self._window.jobs or sum(self.under_way.values()) + size > self._window.total_bytes
+        while self._under_way and (
+            len(self._under_way) >= self._window.jobs or sum(self._under_way.values()) + size > self._window.total_bytes
         ):
             self._freed.clear()
             await self._freed.wait()
+
+
+# Each of the two walks by itself: of two generators, one inside the other, a loop that ends closes both at once.
+
+
+async def lists(flow: Flow[ResultT]) -> AsyncGenerator[list[Item[ResultT]], None]:
+    """Yield the items of one chunk after the other."""
+    try:
+        while items := await flow.next():
+            yield items
+    finally:
+        await flow.close()
+
+
+async def items(flow: Flow[ResultT]) -> AsyncGenerator[Item[ResultT], None]:
+    """Yield one item after the other."""
+    try:
+        while chunk := await flow.next():
+            for item in chunk:
+                yield item
+    finally:
+        await flow.close()
 
 
 async def _run(chunk: Sequence[Outcome], start: int, send: Send[ResultT], patience: Patience) -> list[Item[ResultT]]:

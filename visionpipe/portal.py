@@ -65,7 +65,10 @@ class Portal:
         turn = asyncio.Lock()
         try:
             while (items := self.run(_step(generator, turn))) is not None:
-                yield from items
+                for item in items:
+                    # A stream ends with its client, not with the last list that came before.
+                    self._check()
+                    yield item
         finally:
             if not self.closed:
                 self.run(_end(generator, turn))

@@ -110,13 +110,15 @@ def ensure_stack(
 
         crew = [specs[model] for model in missing for _ in range(workers)]
         with Supervisor(url, crew, settings, log_folder=log_folder, on_event=note) as supervisor:
+            if workers > 1 and len(missing) < len(specs):
+                tell(f"Served already, so none is started: {', '.join(sorted(set(specs) - set(missing)))}")
             if missing:
                 number = "a worker" if workers == 1 else f"{workers} workers"
                 tell(f"Starting {number} for {', '.join(missing)} (log in {log_folder})")
                 supervisor.wait_ready(START_TIMEOUT_S)
                 tell("Ready")
             started.set()
-            with _kept_served(supervisor, specs):
+            with _kept_served(supervisor, specs, workers):
                 yield Stack(url, settings, supervisor)
 
 
@@ -145,6 +147,7 @@ def local_stack(
     Raises:
         EmbeddedRedisError: The embedded Redis cannot be used.
         WorkerStartError: A worker did not start; the message has its last words.
+        SettingsError: Fewer than one worker is wanted.
     """
     from visionpipe.client import Client
 
@@ -177,9 +180,9 @@ def _targets(record: WorkerRecord) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec]) -> Iterator[None]:
+def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], workers: int) -> Iterator[None]:
     ended = threading.Event()
-    thread = threading.Thread(target=_keep_served, args=(supervisor, specs, ended), name="stack", daemon=True)
+    thread = threading.Thread(target=_keep_served, args=(supervisor, specs, workers, ended), name="stack", daemon=True)
     thread.start()
     try:
         yield
@@ -188,11 +191,11 @@ def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec]) -> Ite
         thread.join()
 
 
-def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], ended: threading.Event) -> None:
+def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], workers: int, ended: threading.Event) -> None:
     with contextlib.closing(connect(supervisor.redis_url)) as redis:
         while not ended.wait(supervisor.settings.renew_s):
             with contextlib.suppress(QueueUnavailableError):
                 ours = {slot.spec.model for slot in supervisor.slots}
                 for model in _unserved([model for model in specs if model not in ours], run(redis, calls.workers())):
                     _log.warning("Nobody serves %s any more; starting a worker", model)
-                    supervisor.add(specs[model])
+                    supervisor.add(*[specs[model]] * workers)

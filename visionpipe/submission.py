@@ -41,7 +41,8 @@ class MapKeywords(TypedDict, total=False):
     window: int | None
     """Jobs under way at once."""
     chunk: int | None
-    """Images in one job at most; unset takes 32, and up to 128 where they are answered fast."""
+    """Images in one job at most; unset takes 32, and up to 128 where an iterable's are answered fast;
+    an async source is asked for no more than one job takes to begin with."""
     lane: Lane
     """Bulk unless said otherwise."""
     wait_for_worker: bool

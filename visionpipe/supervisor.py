@@ -85,10 +85,9 @@ class Supervisor:
         on_event: Callable[[str], None] | None = None,
     ) -> None:
         self.redis_url = redis_url
-        specs = list(specs)
         # The workers of a node share its devices, whoever starts them.
-        shared = {} if "cuda_workers" in settings.model_fields_set else {"cuda_workers": max(1, len(specs))}
-        self.settings = settings.model_copy(update={"redis_url": redis_url, **shared})
+        self._counts = "cuda_workers" not in settings.model_fields_set
+        self.settings = settings.model_copy(update={"redis_url": redis_url})
         self.slots: list[Slot] = []
         self._name = f"{os.getpid()}-{secrets.token_hex(2)}"
         self._log_folder = log_folder
@@ -103,8 +102,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         if log_folder is not None:
             _make_log_folder(log_folder)
-        for spec in specs:
-            self.add(spec)
+        self.add(*specs)
 
     def __enter__(self) -> Supervisor:
         self.start()
@@ -120,16 +118,18 @@ class Supervisor:
         """Whether it is at work."""
         return self._thread.is_alive()
 
-    def add(self, spec: WorkerSpec) -> Slot:
-        """Have one more worker; it starts at once if the supervisor has."""
-        log_path = None
-        if self._log_folder is not None:
-            # No model has such a name, which its worker shall say, not the file system.
-            name = spec.model.partition("@")[0].replace("/", "_")
-            log_path = self._log_folder / f"{name}-{self._name}-{len(self.slots)}.log"
-        slot = Slot(spec, log_path)
-        self.slots.append(slot)
-        return slot
+    def add(self, *specs: WorkerSpec) -> None:
+        """Have more workers; they start at once if the supervisor has, and know how many there are by then."""
+        if self._counts:
+            number = max(1, len(self.slots) + len(specs))
+            self.settings = self.settings.model_copy(update={"cuda_workers": number})
+        for spec in specs:
+            log_path = None
+            if self._log_folder is not None:
+                # No model has such a name, which its worker shall say, not the file system.
+                name = spec.model.partition("@")[0].replace("/", "_")
+                log_path = self._log_folder / f"{name}-{self._name}-{len(self.slots)}.log"
+            self.slots.append(Slot(spec, log_path))
 
     def start(self) -> None:
         """Start the workers; ``wait_ready`` tells when they serve."""

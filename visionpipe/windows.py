@@ -32,7 +32,7 @@ class Window:
         if self.jobs < 1 or not 1 <= self.first_chunk <= MAX_IMAGES:
             raise InvalidRequestError(
                 f"expected a window of at least 1 job and chunks of 1 to {MAX_IMAGES} images, "
-                f"got {self.jobs} and {self.chunk}"
+                f"got {self.jobs} and {self.first_chunk}"
             )
 
     @property
@@ -50,6 +50,10 @@ class Cut:
         """Images in the next job."""
         self._answered: deque[tuple[float, int]] = deque(maxlen=window.jobs + 1)
 
+    def begin(self, now_s: float) -> None:
+        """Start the clock: the first jobs may come back at one moment, however long they took."""
+        self._answered.append((now_s, 0))
+
     def learn(self, images: int, now_s: float) -> None:
         """Take note of a job that was answered, and its answers handed out, at ``now_s``."""
         if self.window.chunk is not None:
@@ -57,6 +61,6 @@ class Cut:
         self._answered.append((now_s, images))
         began_s = self._answered[0][0]
         if now_s > began_s:
-            # The first only starts the clock.
+            # What was answered up to there belongs to the time before.
             rate = sum(number for _, number in list(self._answered)[1:]) / (now_s - began_s)
             self.size = max(FIRST_CHUNK, min(MOST_CHUNK, math.ceil(rate * CHUNK_S)))

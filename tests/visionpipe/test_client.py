@@ -118,6 +118,15 @@ def test_a_closed_client_says_so_and_leaves_no_thread(settings):
     assert threading.active_count() <= before
 
 
+def test_a_stream_ends_with_its_client():
+    client = MemoryClient({"classification": length_as_class})
+    items = client.map("classification", [b"x"] * 100, model=MODEL)
+    assert next(items).ok
+    client.close()
+    with pytest.raises(InvalidRequestError, match="closed"):
+        next(items)
+
+
 def test_a_forgotten_client_is_collected_with_its_thread():
     before = threading.active_count()
     client = MemoryClient({"classification": length_as_class})

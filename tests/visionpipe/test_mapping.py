@@ -260,6 +260,21 @@ async def test_wrong_arguments_are_refused(arguments, error):
             await _collect(client.map(**{"task": "classification", "model": MODEL, **arguments}))
 
 
+def test_a_loop_that_ends_closes_a_stream_that_somebody_kept_without_a_word():
+    complaints = []
+
+    async def work():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with client_of(latency_s=0.01) as client:
+            kept = client.map("classification", (b"x" for _ in range(1000)), model=MODEL)
+            async for _ in kept:
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        asyncio.run(work())
+    assert complaints == []
+
+
 async def test_an_empty_stream_is_empty_and_sends_nothing():
     async with client_of() as client:
         assert await _collect(client.map("classification", [], model=MODEL)) == []

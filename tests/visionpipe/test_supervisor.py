@@ -161,7 +161,8 @@ def test_a_worker_that_does_not_get_ready_in_time_is_named(redis_url: str, setti
 
 def test_workers_added_later_are_started_too(redis_url: str, settings: Settings, becomes: Becomes):
     with Supervisor(redis_url, [], settings) as supervisor:
-        slot = supervisor.add(Script())
+        supervisor.add(Script())
+        slot = supervisor.slots[-1]
         assert becomes(lambda: slot.process is not None, within_s=5)
 
 

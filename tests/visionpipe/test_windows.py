@@ -9,6 +9,7 @@ from visionpipe.windows import FIRST_CHUNK, MOST_CHUNK, Cut, Window
 
 def cut_after(window, answers):
     cut = Cut(window)
+    cut.begin(answers[0][0])
     sizes = []
     for now_s, images in answers:
         cut.learn(images, now_s)
@@ -18,6 +19,7 @@ def cut_after(window, answers):
 
 def test_jobs_grow_where_images_are_answered_fast_and_shrink_again_where_they_are_not():
     cut = Cut(Window(jobs=4))
+    cut.begin(9.0)
     assert cut.size == FIRST_CHUNK
     cut.learn(32, 10.0)
     assert cut.size == FIRST_CHUNK
@@ -39,3 +41,11 @@ def test_a_size_that_was_asked_for_stays(chunk):
 
 def test_answers_that_came_at_one_moment_say_nothing():
     assert cut_after(Window(), [(5.0, 32), (5.0, 32)]) == [FIRST_CHUNK, FIRST_CHUNK]
+
+
+def test_a_slow_network_that_answers_its_first_jobs_together_gets_no_large_ones():
+    cut = Cut(Window())
+    cut.begin(0.0)
+    for job in range(8):
+        cut.learn(FIRST_CHUNK, 3.2 + job / 1000)
+        assert cut.size == FIRST_CHUNK

@@ -124,6 +124,8 @@ def folder_stack(
         how: Further arguments of ``ensure_stack``.
     """
     settings = load_settings(redis_url=redis_url)
+    if settings.redis_url is not None and how.get("workers", 1) > 1:
+        console.print("A Redis is named: the workers behind it are used, and none is started.", style="yellow")
     try:
         with (
             ensure_stack(

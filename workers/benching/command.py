@@ -57,9 +57,10 @@ def bench_command(
     """Measure a model on this machine through the real service, and say what holds it back.
 
     Single requests at rising load; folder runs beside the bare stages (decoding, the network) in turns; the forward
-    pass by size of micro-batch. A private Redis and worker are started, unless workers behind VISIONPIPE_REDIS_URL
-    serve the model. Keys of NAME:KEY=VALUE are device, precision, max_batch, decode_threads, full_decode and compile,
-    as in `visionpipe bench --compare resnet18:precision=fp32 resnet18:compile=off`.
+    pass by size of micro-batch; folder runs by more workers, where those leave cores idle. A private Redis and worker
+    are started, unless workers behind VISIONPIPE_REDIS_URL serve the model. Keys of NAME:KEY=VALUE are device,
+    precision, max_batch, workers, decode_threads, full_decode and compile, as in `visionpipe bench --compare
+    resnet18:precision=fp32 resnet18:compile=off`.
     """
     if plot is not None and plot.suffix.lower() not in PICTURES:
         raise SettingsError(f"--plot: expected a file that ends in {', '.join(PICTURES)}, got {plot}.")

@@ -59,7 +59,7 @@ class Side:
 def compare(
     contenders: Sequence[Contender], subjects: Sequence[tuple[Entry, Asked]], base: Settings, plan: Plan, tell: Tell
 ) -> CompareReport:
-    """Measure two contenders in turns; each has a Redis and a worker of its own.
+    """Measure two contenders in turns; each has a Redis and workers of its own.
 
     Args:
         contenders: Two of them.
@@ -69,8 +69,8 @@ def compare(
         tell: Told in one line of each step.
     """
     in_flight = plan.in_flight[0] if plan.in_flight else IN_FLIGHT
-    # Both workers live at once, and share a GPU.
-    private = base.model_copy(update={"redis_url": None, "cuda_workers": len(contenders)})
+    # All workers live at once, and share a GPU.
+    private = base.model_copy(update={"redis_url": None, "cuda_workers": sum(one.workers for one in contenders)})
     with ExitStack() as stack:
         sides = [
             Side(asked, stack.enter_context(served(contender, private, asked.folder, tell)))

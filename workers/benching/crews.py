@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from visionpipe.errors import VisionPipeError
 from visionpipe.runs.ceiling import USED_UP
 from visionpipe.runs.report import RunReport
 from workers.benching.asking import Asked
@@ -12,15 +13,21 @@ from workers.benching.points import CrewRate
 from workers.benching.private import Served, Tell
 from workers.benching.verdict import WITHIN_WORKERS
 
+MOST_IMAGES = 20_000
+"""Of a folder run; otherwise as many for each worker as the first had."""
 
-def crew_rates(asked: Asked, service: Served, runs: Sequence[RunReport], tell: Tell) -> list[CrewRate]:
+
+def crew_rates(
+    asked: Asked, service: Served, runs: Sequence[RunReport], tell: Tell, notes: list[str]
+) -> list[CrewRate]:
     """Double the workers for as long as that brings something, where those there are leave the machine idle.
 
     Args:
         asked: What is asked.
-        service: Where; it has more workers afterwards.
+        service: Where; it has other workers afterwards.
         runs: Folder runs by the workers that there are.
         tell: Told in one line of each step.
+        notes: Takes why there are not more figures.
 
     Returns:
         The rate of each number of workers, that of ``runs`` first; none where the workers are not ours.
@@ -32,17 +39,31 @@ def crew_rates(asked: Asked, service: Served, runs: Sequence[RunReport], tell: T
     ceiling, usage = _typical(runs).ceiling, records[0].usage
     if ceiling is None or usage is None or ceiling.share >= USED_UP:
         return found
-    while 2 * found[-1].workers <= usage.cores:
-        number, images = 2 * found[-1].workers, runs[-1].found
-        tell(f"Starting more workers: {number}")
-        service.hire(number, tell)
-        model = service.contender.model
-        # The first is not counted: the new ones have opened nothing yet.
-        again = [asked.run_folder(service.settings, model, images) for _ in range(len(runs) + 1)][1:]
+    number = 2 * found[0].workers
+    while number <= usage.cores:
+        try:
+            again = _run(asked, service, number, runs, tell)
+        except VisionPipeError as error:
+            # What was measured before shall not be lost for what nobody asked for.
+            notes.append(f"Folder runs by {number} workers failed: {error.message}")
+            break
+        if again[-1].failed > runs[-1].failed:
+            notes.append(f"Of a folder run by {number} workers {again[-1].failed} images failed.")
+            break
         found.append(_rate(number, again))
         if found[-1].images_per_s < (1 + WITHIN_WORKERS) * found[-2].images_per_s:
             break
+        number *= 2
     return found
+
+
+def _run(asked: Asked, service: Served, number: int, runs: Sequence[RunReport], tell: Tell) -> Sequence[RunReport]:
+    service.hire(number, tell)
+    images = min(MOST_IMAGES, runs[-1].found * number)
+    tell(f"Folder runs of {images:,} images by {number} workers")
+    model = service.contender.model
+    # The first is not counted: the new workers have opened nothing yet.
+    return [asked.run_folder(service.settings, model, images) for _ in range(len(runs) + 1)][1:]
 
 
 def _rate(workers: int, runs: Sequence[RunReport]) -> CrewRate:

@@ -1,4 +1,4 @@
-"""A Redis and a worker of its own for what is measured, or the workers that serve the model already."""
+"""A Redis and workers of its own for what is measured, or the workers that serve the model already."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Memory(Schema):
     """The most that was reserved on a GPU."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """A model that is served."""
 
@@ -59,16 +59,25 @@ class Served:
         return self.supervisor is not None
 
     def hire(self, number: int, tell: Tell) -> None:
-        """Start more workers of our own, until there are so many, and wait until all are compiled.
+        """Have so many workers of our own, in the place of those there are, and wait until all are compiled.
+
+        They begin together: each must know with how many it shares a GPU.
 
         Raises:
             WorkerStartError: One of them did not start; the message has its last words.
         """
-        assert self.supervisor is not None
-        for _ in range(number - len(self.supervisor.slots)):
-            self.supervisor.add(self.contender.spec())
+        self.dismiss()
+        crew, log_folder = [self.contender.spec()] * number, make_log_folder(self.settings)
+        self.supervisor = Supervisor(self.settings.redis_url or "", crew, self.settings, log_folder=log_folder)
+        self.supervisor.start()
+        tell(f"Starting {'a worker' if number == 1 else f'{number} workers'} of {self.contender.label}")
         self.supervisor.wait_ready(START_TIMEOUT_S)
         _wait_compiled(self.records, tell, self.contender)
+
+    def dismiss(self) -> None:
+        """End the workers that were started for this, if there are any."""
+        if self.supervisor is not None:
+            self.supervisor.stop()
 
     def waits_to_compile(self) -> bool:
         """Whether a worker of our own will compile once inputs of a shape have kept it busy, or compiles now."""
@@ -86,15 +95,14 @@ class Served:
     def memory(self) -> Memory:
         """Read what its workers occupy."""
         records = self.records()
+        slots = self.supervisor.slots if self.supervisor is not None else []
+        processes = [slot.process for slot in slots if slot.process is not None]
+        peaks = [peak for peak in (_peak(process.pid) for process in processes) if peak is not None]
         return Memory(
             rss_bytes=max((one.rss_bytes for one in records), default=0),
-            peak_rss_bytes=_peak(self._pid()),
+            peak_rss_bytes=max(peaks, default=None),
             device_bytes=max((one.device_memory_bytes for one in records), default=0),
         )
-
-    def _pid(self) -> int | None:
-        process = self.supervisor.slots[0].process if self.supervisor is not None else None
-        return process.pid if process is not None else None
 
 
 @contextlib.contextmanager
@@ -124,12 +132,12 @@ def served(contender: Contender, base: Settings, pictures: Path, tell: Tell) -> 
     with tempfile.TemporaryDirectory(prefix="vp-bench-") as name, _redis(Path(name)) as url:
         # The data folder stays the user's: compiled networks lie there.
         settings = settings.model_copy(update={"redis_url": url, "media_roots": {ROOT: pictures}})
-        crew, log_folder = [contender.spec()] * contender.workers, make_log_folder(settings)
-        with Supervisor(url, crew, settings, log_folder=log_folder) as supervisor:
-            tell(f"Starting {'a worker' if len(crew) == 1 else f'{len(crew)} workers'} of {contender.label}")
-            there = Served(settings, contender, supervisor)
-            there.hire(len(crew), tell)
+        there = Served(settings, contender)
+        try:
+            there.hire(contender.workers, tell)
             yield there
+        finally:
+            there.dismiss()
 
 
 @contextlib.contextmanager
@@ -158,9 +166,7 @@ def _wait_compiled(workers: Callable[[], list[WorkerRecord]], tell: Tell, conten
         time.sleep(0.2)
 
 
-def _peak(pid: int | None) -> int | None:
-    if pid is None:
-        return None
+def _peak(pid: int) -> int | None:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -74,11 +74,13 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         fastest = max((point.images_per_s for point in points), default=0.0)
         runs, rounds = _rounds(asked, service, bare, fastest, plan, tell)
         subject, memory = subject_of(service, record, asked, bare), service.memory()
-        crews = crew_rates(asked, service, runs, tell)
+        crews = crew_rates(asked, service, runs, tell, notes)
         batches = bare.batches() if bare is not None else []
         threads = bare.thread_rates() if bare is not None else []
         cores = record.usage.cores if record.usage is not None else float(bare.cores) if bare is not None else 1.0
-        measured = [(one, run) for one, run in rounds if one is not None]
+        # Several interpreters may do more than the one that measures the stages.
+        comparable = contender.workers == 1
+        measured = [(one, run if comparable else None) for one, run in rounds if one is not None]
         if rounds and bare is not None and not measured:
             notes.append("The stages were not measured without a queue: one image takes too long.")
         ceiling = bare_ceiling(measured, cores=cores, on_cpu=record.device == "cpu")

@@ -91,10 +91,10 @@ def _lines(report: BenchReport, subject: Subject) -> Iterator[tuple[str, str]]:
     told = [f"--max-batch {advice.max_batch}"] if advice.max_batch is not None else []
     if advice.decode_threads is not None:
         told.append(f"VISIONPIPE_DECODE_THREADS={advice.decode_threads}")
-    if advice.workers is not None and len(report.crews) > 1:
-        told.append(f"--workers-per-model {advice.workers}")
     if told:
         yield "recommended", "[bold]" + "  ".join(told) + "[/]"
+    if advice.workers is not None:
+        yield "for folders", f"[bold]--workers-per-model {advice.workers}[/]"
 
 
 def _ceiling_lines(report: BenchReport) -> Iterator[tuple[str, str]]:

@@ -49,7 +49,7 @@ class Advice(Schema):
     decode_threads: int | None = None
     """Fewest threads that keep the network fed, else the fewest within 10 % of the best rate."""
     workers: int | None = None
-    """Fewest worker processes within 10 % of the best folder run; absent where no folder was run."""
+    """Fewest worker processes within 10 % of the best folder run; absent where only one number was tried."""
 
 
 def bare_rate(bare: Bare, *, cores: float, on_cpu: bool) -> float:
@@ -108,10 +108,11 @@ def advise(
     crews: Sequence[CrewRate] = (),
 ) -> Advice:
     """Say what should be set, from what was measured of each size and number."""
+    rates = [(one.workers, one.images_per_s) for one in crews]
     return Advice(
         max_batch=smallest_within([(one.batch, one.images_per_s) for one in batches]),
         decode_threads=enough_threads(threads, forward_per_s),
-        workers=smallest_within([(one.workers, one.images_per_s) for one in crews], WITHIN_WORKERS),
+        workers=smallest_within(rates, WITHIN_WORKERS) if len(rates) > 1 else None,
     )
 
 

@@ -303,4 +303,7 @@ def test_a_claim_tells_how_often_the_job_found_no_store(queue):
     assert again.num_let_go == 1
     assert queue.do(calls.release(claim.job, again.token))
     queue.redis.hset(keys.job(claim.job), "let_go", "often")
-    assert queue.claim(claim.job).num_let_go == 0, "what a stranger wrote there stops nobody"
+    strange = queue.claim(claim.job)
+    assert strange.num_let_go == 0, "what a stranger wrote there stops nobody"
+    queue.commit(strange, ok(0))
+    assert not queue.redis.hexists(keys.job(claim.job), "let_go"), "work that gets on finds its store"

@@ -34,7 +34,8 @@ def test_a_small_network_is_measured_through_the_real_service(tmp_path, monkeypa
         report["folder"]["runs"][0] / report["ceiling"]["images_per_s"], rel=0.01
     )
     assert [one["workers"] for one in report["crews"]] in ([1], [1, 2], [1, 2, 4])
-    assert report["advice"]["workers"] in [one["workers"] for one in report["crews"]]
+    tried = [one["workers"] for one in report["crews"]]
+    assert report["advice"]["workers"] in (tried if len(tried) > 1 else [None])
     assert report["memory"]["peak_rss_bytes"] >= report["memory"]["rss_bytes"] * 0.9 > 10e6
     assert report["advice"]["max_batch"] in [one["batch"] for one in report["batches"]]
     assert (tmp_path / "plot.png").exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from visionpipe.errors import WorkerStartError
 from workers.benching.crews import crew_rates
 from workers.benching.points import CrewRate
 from workers.benching.verdict import advise
@@ -38,8 +39,8 @@ class Asked:
         return run(rate, images=images)
 
 
-def run(rate: float, share: float = 0.5, images: int = 100) -> Any:
-    return SimpleNamespace(images_per_s=rate, found=images, ceiling=SimpleNamespace(share=share))
+def run(rate: float, share: float = 0.5, images: int = 100, failed: int = 0) -> Any:
+    return SimpleNamespace(images_per_s=rate, found=images, failed=failed, ceiling=SimpleNamespace(share=share))
 
 
 @pytest.mark.parametrize(
@@ -49,25 +50,44 @@ def run(rate: float, share: float = 0.5, images: int = 100) -> Any:
         (16, {1: 100, 2: 190, 4: 300, 8: 310}, [1, 2, 4, 8], 4),
         (16, {1: 100, 2: 105}, [1, 2], 1),
         (3, {1: 100, 2: 180}, [1, 2], 2),
-        (1, {1: 100}, [1], 1),
+        (1, {1: 100}, [1], None),
     ],
 )
 def test_workers_are_doubled_while_that_brings_something_and_cores_last(cores, rates, tried, advised):
     service = Service(cores)
-    found = crew_rates(Asked(service, rates), service, [run(100)] * 3, print)
+    found = crew_rates(Asked(service, rates), service, [run(100)] * 3, print, [])
     assert [(one.workers, one.images_per_s) for one in found] == [(number, rates[number]) for number in tried]
     assert advise([], [], None, found).workers == advised
 
 
 def test_a_machine_that_is_used_up_gets_no_more_workers():
     service = Service(16)
-    assert crew_rates(Asked(service, {}), service, [run(90), run(100, share=0.9), run(110)], print) == [
+    assert crew_rates(Asked(service, {}), service, [run(90), run(100, share=0.9), run(110)], print, []) == [
         CrewRate(workers=1, images_per_s=100)
     ]
 
 
 def test_workers_of_others_are_left_as_they_are():
     service = Service(16, own=False)
-    assert crew_rates(Asked(service, {}), service, [run(100)], print) == []
-    assert crew_rates(Asked(service, {}), Service(16), [], print) == []
+    assert crew_rates(Asked(service, {}), service, [run(100)], print, []) == []
+    assert crew_rates(Asked(service, {}), Service(16), [], print, []) == []
     assert advise([], [], None).workers is None
+
+
+def test_what_was_measured_before_is_not_lost_when_more_workers_fail():
+    service, notes = Service(16), []
+
+    def hire(number: int, tell: Any) -> None:
+        raise WorkerStartError("no memory left")
+
+    service.hire = hire  # type: ignore[method-assign]
+    assert [one.workers for one in crew_rates(Asked(service, {}), service, [run(100)], print, notes)] == [1]
+    assert notes == ["Folder runs by 2 workers failed: no memory left"]
+
+
+def test_workers_that_fail_images_are_no_gain():
+    service, notes = Service(16), []
+    asked = Asked(service, {2: 900})
+    asked.run_folder = lambda *_: run(900, failed=7)  # type: ignore[method-assign]
+    assert [one.workers for one in crew_rates(asked, service, [run(100)], print, notes)] == [1]
+    assert notes == ["Of a folder run by 2 workers 7 images failed."]

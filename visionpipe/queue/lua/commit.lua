@@ -7,7 +7,10 @@ local record = load_job(job)
 if record.state ~= 'running' or record.token ~= token then
   return read(job, 'last_token').last_token == token and 'ok' or 'lost'
 end
+local finished = record.finished
 put_items(job, record, ARGV, 5)
+-- Where work gets on, the store can be used after all.
+if record.let_go and record.finished ~= finished then redis.call('HDEL', key, 'let_go') end
 local complete = tonumber(record.finished) >= tonumber(record.total)
 if complete or ARGV[3] ~= '' then
   redis.call('HSET', key, 'last_token', token)

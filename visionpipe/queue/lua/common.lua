@@ -106,7 +106,7 @@ local function drop_blobs(job, record)
 end
 
 local RECORD = {'state', 'model', 'lane', 'total', 'finished', 'submitted_at', 'client', 'external', 'blobs',
-                'worker', 'token', 'ttl_ms', 'attempts', 'cancel', 'deadline_at', 'mark'}
+                'worker', 'token', 'ttl_ms', 'attempts', 'cancel', 'deadline_at', 'mark', 'let_go'}
 local function load_job(job)
   local record = read(job, unpack(RECORD))
   if record.state and not is_sound(record) then record.state = 'broken' end
