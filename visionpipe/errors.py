@@ -220,7 +220,7 @@ class QueueFullError(ServiceError, code="queue_full", http_status=429, retryable
 
 
 class QueueUnavailableError(ServiceError, code="queue_unavailable", retryable=True):
-    """Redis cannot be reached."""
+    """Redis, or the store, cannot be used now."""
 
 
 class TooManyFilesError(ServiceError, code="too_many_files", retryable=True):

@@ -7,8 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionpipe.errors import ImageChangedError, ImageExpiredError, ImageNotFoundError, ImageTooLargeError
-from visionpipe.media import Folders, MediaRoots, unopened
+from visionpipe.errors import (
+    ImageChangedError,
+    ImageExpiredError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    QueueUnavailableError,
+)
+from visionpipe.media import Folders, MediaRoots
 from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage, MediaImage
 from visionpipe.settings import Settings
 from visionpipe.store import Store
@@ -42,7 +48,7 @@ class Fetcher:
 
         Raises:
             ImageError: One of its kinds says why it cannot be had.
-            QueueUnavailableError: Redis holds the pixels and cannot be reached.
+            QueueUnavailableError: Redis or the store holds the pixels and cannot be used.
             TooManyFilesError: This process has no descriptor left.
         """
         match ref:
@@ -64,7 +70,7 @@ class Fetcher:
         except ValueError as error:
             raise ImageNotFoundError(str(error)) from error
         except OSError as error:
-            raise unopened(f"{ref.key} in the store", error) from error
+            raise QueueUnavailableError(f"The store cannot be read: {error}.") from error
         if data is None:
             raise ImageExpiredError(f"the pixels of {ref.key} are no longer in the store; submit the image again")
         if len(data) != ref.size_bytes or ref.sha256 not in (None, hashlib.sha256(data).hexdigest()):

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     cuda_memory: float | None = Field(default=None, gt=0)
     """Memory a worker may take on a CUDA device: up to 1 a share of it, above that GiB; unset means an equal part."""
     cuda_workers: int = Field(default=1, gt=0)
-    """How many workers share one CUDA device; visionpipe up counts those it starts."""
+    """How many workers share one CUDA device; commands that start several count them."""
     cuda_decode: Literal["auto", "off"] = "auto"
     """Whether workers decode JPEGs on a CUDA device where that is quicker than their cores, or never."""
     drain_s: float = Field(default=60, gt=0)

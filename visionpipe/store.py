@@ -171,6 +171,9 @@ class FsspecStore:
         for answer in (data, expiry):
             if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
                 raise answer
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                # Some file systems raise what their network library does.
+                raise OSError(f"{type(answer).__name__}: {answer}") from answer
         if not isinstance(data, bytes) or not isinstance(expiry, bytes) or _expired(expiry):
             return None
         return data

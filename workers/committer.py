@@ -28,7 +28,7 @@ from workers.work import HeldJob, Work
 logger = logging.getLogger("visionpipe.committer")
 
 MAX_LET_GO = 5
-"""How often a job is handed back because the store could not be used, each time after a lease of trying."""
+"""How often in a row, without a new outcome, a job is handed back because the store could not be used."""
 GIVE_UP_S = 120
 """How long a commit is tried while Redis is away; then the job's lease has long run out."""
 TELL_EVERY_S = 0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ logger = logging.getLogger("visionpipe.cuda")
 GIB = 2**30
 LEAST_SHARE = 0.01
 """A smaller share of a device's memory holds no network."""
+CONTEXT_BYTES = GIB // 2
+"""About what each process takes of a device besides what torch counts: its context, and decoders."""
+SEARCHED = 4
+"""So many of its kernels cuDNN tries for each convolution and batch size, at each start of a worker."""
 CAPTURE_MARGIN = 4
 """A graph is captured where so many times the memory is left that one run takes: for its own, and for what serves."""
 
@@ -103,20 +107,35 @@ class Cuda:
         graph = torch.cuda.CUDAGraph()
         # A capture that fails may leave its own stream as the current one; the outer context sets that right. Other
         # threads may pin memory or decode meanwhile, which is no business of this capture.
-        with (
-            torch.cuda.stream(computing),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._capturing, capture_error_mode="thread_local"),
-        ):
-            output = compute()
+        try:
+            with (
+                torch.cuda.stream(computing),
+                torch.cuda.graph(graph, pool=self._pool, stream=self._capturing, capture_error_mode="thread_local"),
+            ):
+                output = compute()
+        except BaseException:
+            self._forsake_pool()
+            raise
         computing.wait_stream(self._capturing)
         return graph.replay, output
 
+    def _forsake_pool(self) -> None:
+        """Let torch's allocator end a capture that failed, which torch itself leaves to it, and use another pool."""
+        with suppress(RuntimeError, AttributeError, TypeError):
+            torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+            torch._C._cuda_releasePool(self.device.index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
     def check_capturable(self, compute: Callable[[], Tensor]) -> None:
-        """Run some work once, to find out before a capture whether it waits for the device or takes too much memory.
+        """Run some work, to find out before a capture whether it waits for the device or takes too much memory.
+
+        Nobody else may wait for the device meanwhile: torch forbids that to the whole process.
 
         Raises:
             RuntimeError: It would spoil a capture, and what a spoilt one leaves behind in torch's allocator.
         """
+        # What is made once for a size, such as anchors, may wait: a graph only replays what comes after.
+        compute()
         torch.cuda.synchronize(self.device)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -160,6 +179,7 @@ def settle(device: torch.device, *, memory: float | None, workers: int) -> None:
         return
     torch.cuda.set_device(device)
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark_limit = SEARCHED
     torch.set_float32_matmul_precision("highest")
     free, total = torch.cuda.mem_get_info(device)
     share = memory_share(memory, workers, free_bytes=free, total_bytes=total)
@@ -172,12 +192,14 @@ def memory_share(memory: float | None, workers: int, *, free_bytes: int, total_b
 
     Args:
         memory: What was asked for; see ``settle``.
-        workers: How many workers share the device; each takes an equal part of all of it, and no more than is free.
+        workers: How many workers share the device; each takes an equal part of all of it but for what processes take
+            besides, and no more than is free.
         free_bytes: What nobody uses now.
         total_bytes: All of it.
     """
     if memory is None:
-        share = min(free_bytes, total_bytes / workers) / total_bytes
+        part = total_bytes / workers - CONTEXT_BYTES if workers > 1 else total_bytes
+        share = min(free_bytes, part) / total_bytes
     else:
         share = memory if memory <= 1 else memory * GIB / total_bytes
-    return min(max(share, LEAST_SHARE), 1.0)
+    return float(min(max(share, LEAST_SHARE), 1.0))

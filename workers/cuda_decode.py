@@ -80,6 +80,7 @@ class Decoder:
         self._decode_files = decode_files
         self._waiting: deque[tuple[bytes, int, Future[Tensor | None]]] = deque()
         self._inside = 0
+        self._loudness = logging.WARNING
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
@@ -121,7 +122,9 @@ class Decoder:
         except Exception as error:
             if is_fatal(error):
                 raise
-            logger.debug("%d JPEGs are left to the cores: %s", len(files), error)
+            # Aloud the first time: a damaged file is nothing, but a decoder that never works is.
+            logger.log(self._loudness, "%d JPEGs are left to the cores: %s", len(files), error)
+            self._loudness = logging.DEBUG
             if is_out_of_memory(error):
                 free_memory(self._cuda.device)
             return [None] * len(files)

@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ OTHERS = (
     "tests/workers/test_cuda_decode.py", "tests/workers/test_cuda_graphs.py", "tests/workers/test_cuda_start.py",
     "tests/workers/test_device.py", "tests/workers/test_pipeline.py", "tests/workers/test_warmup.py",
 )  # fmt: skip
+PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin", "_hypothesis_pytestplugin")
+"""Those of pytest's plugins that our settings and tests name."""
+BEGAN = time.monotonic()
+LEAST_S = 30.0
+"""A model is not begun where less is left."""
 MODELS = ("resnet50-generated", "yolo-digits", "unet-cells")
 COLUMNS = ("model", "as", "code", "batch", "forward/s", "decode/s", "service/s", "ratio", "limited by", "p50 ms")
 
@@ -61,7 +66,12 @@ def main() -> int:
     python = make_environment(wanted.venv, wanted.wheels, wanted.site)
     wanted.out.mkdir(parents=True, exist_ok=True)
     faults: list[str] = []
-    environment = dict(os.environ, VISIONPIPE_CUDA_REQUIRED="1" if wanted.device != "cpu" else "")
+    # Plugins of this Python's pytest are no business of ours.
+    environment = dict(
+        os.environ,
+        VISIONPIPE_CUDA_REQUIRED="1" if wanted.device != "cpu" else "",
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    )
     if not wanted.no_tests:
         for name, paths, must in (("cuda", [CUDA_TESTS], wanted.device != "cpu"), ("others", list(OTHERS), False)):
             tested = run_tests(python, name, paths, wanted.out, environment)
@@ -71,9 +81,13 @@ def main() -> int:
             faults += [f"{name}: {fault}"] if fault else []
     facts = machine(python, wanted.device)
     if not wanted.no_bench:
-        measured = measure(python, wanted, faults)
-        document = {**facts, "models": measured}
-        (wanted.out / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        measured: list[dict[str, Any]] = []
+        # Written after each model: whoever ends this early has the others.
+        for report in measure(python, wanted, faults):
+            measured.append(report)
+            document = {**facts, "models": measured}
+            (wanted.out / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            say("  ".join(row(report)))
         say(f"\n{facts['date']}, {facts['device']}, torch {facts['torch']}, Python {facts['python']}")
         say(table([row(one) for one in measured]))
     for fault in faults:
@@ -95,6 +109,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", default="1,64")
+    parser.add_argument("--most-workers", type=int, default=1, help="try so many workers of a model at most")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all; what no longer fits fails")
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--no-bench", action="store_true")
     return parser.parse_args()
@@ -129,7 +145,8 @@ def run_tests(python: Path, name: str, paths: Sequence[str], out: Path, environm
     """Run some tests, and read what came of them."""
     report = out / f"{name}.xml"
     report.unlink(missing_ok=True)
-    words = [python, "-P", "-m", "pytest", "-q", f"--junit-xml={report}", *paths]
+    plugins = [word for plugin in PLUGINS for word in ("-p", plugin)]
+    words = [python, "-P", "-m", "pytest", "-q", f"--junit-xml={report}", *plugins, *paths]
     done = subprocess.run(words, cwd=ROOT, env=dict(environment), check=False)
     if not report.exists():
         return Tested(0, max(done.returncode, 1), 0, [])
@@ -160,9 +177,8 @@ def machine(python: Path, device: str) -> dict[str, str]:
     return {"date": date, "python": platform.python_version(), **json.loads(told.stdout)}
 
 
-def measure(python: Path, wanted: argparse.Namespace, faults: list[str]) -> list[dict[str, Any]]:
-    """Measure each model with ``visionpipe bench``; what fails is told in ``faults``."""
-    measured = []
+def measure(python: Path, wanted: argparse.Namespace, faults: list[str]) -> Iterator[dict[str, Any]]:
+    """Measure each model with ``visionpipe bench``; what fails, or no longer fits, is told in ``faults``."""
     with tempfile.TemporaryDirectory(prefix="vpg") as folder:
         code = (
             f"from pathlib import Path; from tests.bench.common import write_networks; write_networks(Path({folder!r}))"
@@ -173,18 +189,26 @@ def measure(python: Path, wanted: argparse.Namespace, faults: list[str]) -> list
             words = [
                 python, "-P", "-m", "visionpipe", "bench", f"{model}:compile=off", "--device", wanted.device, "--json",
                 "--seconds", str(wanted.seconds), "--rounds", str(wanted.rounds), "--concurrency", wanted.concurrency,
+                "--most-workers", str(wanted.most_workers),
             ]  # fmt: skip
-            done = subprocess.run(
-                words, cwd=ROOT, env={**os.environ, "VISIONPIPE_MODELS": folder}, stdout=subprocess.PIPE, text=True,
-                check=False,
-            )  # fmt: skip
+            left_s = wanted.budget - (started - BEGAN)
+            if left_s < LEAST_S:
+                faults.append(f"bench of {model}: left out, {max(0.0, left_s):.0f} s are left")
+                continue
+            try:
+                done = subprocess.run(
+                    words, cwd=ROOT, env={**os.environ, "VISIONPIPE_MODELS": folder}, stdout=subprocess.PIPE, text=True,
+                    check=False, timeout=None if left_s == float("inf") else left_s,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                faults.append(f"bench of {model}: did not end within {left_s:.0f} s")
+                continue
             say(f"{model}: measured in {time.monotonic() - started:.0f} s")
             if done.returncode:
                 faults.append(f"bench of {model}: exit status {done.returncode}")
             else:
-                measured.append(json.loads(done.stdout))
                 (wanted.out / f"{model}.json").write_text(done.stdout, encoding="utf-8")
-    return measured
+                yield json.loads(done.stdout)
 
 
 def row(report: Mapping[str, Any]) -> list[str]:

@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WHEELS = ROOT / "build" / "gpu-check" / "wheels"
-MAX_BYTES = 60 * 2**20
-"""More would be slow to carry; what is too large must be there already."""
+MAX_BYTES = 36 * 2**20
+"""More would be slow to carry beside the checkout; what is too large must be there already."""
 MANYLINUX = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)] + ["manylinux2014_x86_64", "linux_x86_64"]
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)\s*(?:;\s*(?P<marker>.*?))?\s*\\?$")
 

@@ -120,11 +120,13 @@ def test_a_thread_that_decodes_does_not_disturb_a_capture(cuda: Cuda) -> None:
     stop = threading.Event()
 
     def disturb() -> None:
-        stream = torch.cuda.Stream()
+        stream, done = torch.cuda.Stream(), torch.cuda.Event(blocking=True)
         with torch.cuda.stream(stream):
             while not stop.is_set():
                 torch.empty(1 << 16, pin_memory=True).to(cuda.device, non_blocking=True)
-                stream.synchronize()
+                # As the decoder waits: a stream's own synchronize is forbidden while a capture is tried.
+                done.record(stream)
+                done.synchronize()
 
     thread = threading.Thread(target=disturb)
     thread.start()
@@ -141,26 +143,24 @@ CAPPED = """
 import torch
 from workers.cuda import settle
 from workers.device import is_out_of_memory
-settle(torch.device("cuda:0"), memory=0.5, workers=1)
+settle(torch.device("cuda:0"), memory=2.0, workers=1)
 torch.empty(2**28, dtype=torch.uint8, device="cuda:0")
 try:
-    torch.empty(2**30, dtype=torch.uint8, device="cuda:0")
+    torch.empty(2**32, dtype=torch.uint8, device="cuda:0")
 except RuntimeError as error:
     print("refused", is_out_of_memory(error))
 """
 
 
 def test_memory_beyond_the_cap_is_refused_as_want_of_memory() -> None:
-    _, total = torch.cuda.mem_get_info(0)
-    code = CAPPED.replace("memory=0.5", f"memory={2**29 / total!r}")
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", CAPPED], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused", "True"]
 
 
 def test_fp32_is_not_rounded_to_tf32(device: torch.device) -> None:
     settle(device, memory=1.0, workers=1)
     torch.manual_seed(0)
-    conv, x = nn.Conv2d(256, 256, 3), torch.randn(4, 256, 16, 16)
+    conv, x = nn.Conv2d(256, 256, 3).requires_grad_(False), torch.randn(4, 256, 16, 16)
     exact = conv.double()(x.double())
     there = conv.float().to(device)(x.to(device)).cpu().double()
     assert float((there - exact).norm() / exact.norm()) < 2e-5
@@ -171,7 +171,7 @@ def test_fp32_is_not_rounded_to_tf32(device: torch.device) -> None:
 
 def test_an_equal_part_of_this_device_is_less_than_all_of_it() -> None:
     free, total = torch.cuda.mem_get_info(0)
-    assert 0 < memory_share(None, 3, free_bytes=free, total_bytes=total) <= 1 / 3
+    assert 0 < memory_share(None, 3, free_bytes=free, total_bytes=total) < 1 / 3
     assert native_precisions(torch.device("cuda:0")) in (["bf16", "fp16"], ["fp16"], [])
 
 
@@ -194,12 +194,14 @@ def test_inputs_decoded_there_are_those_of_pillow_within_a_level_in_the_mean(cud
 def test_common_layouts_and_sizes_are_decoded_there(cuda: Cuda, subsampling: int, size_wh: tuple[int, int]) -> None:
     stream = io.BytesIO()
     synthetic(1).resize(size_wh).save(stream, "JPEG", quality=90, subsampling=subsampling)
-    assert mean_delta(decoder(cuda), Preprocess(PHOTO), [stream.getvalue()]) <= 1.0
+    # The device repeats the colours of a picture that has fewer of them, where Pillow blends them.
+    allowed = 1.0 if subsampling == 0 or min(size_wh) > 1000 else 2.0
+    assert mean_delta(decoder(cuda), Preprocess(PHOTO), [stream.getvalue()]) <= allowed
 
 
 def test_a_damaged_file_spoils_its_group_alone_and_the_device_goes_on(cuda: Cuda) -> None:
     files = probe_files()[:3]
-    headless = files[0][:20] + bytes(40) + files[0][60:]
+    headless = files[0][: len(files[0]) // 2].replace(b"\xff\xc0", b"\xff\x00").replace(b"\xff\xc2", b"\xff\x00")
     assert decoder(cuda).levels([files[0], headless, files[1]]) == [None] * 3
     assert mean_delta(decoder(cuda), Preprocess(PHOTO), files) <= 1.0
 
@@ -274,7 +276,7 @@ def test_the_other_bundled_networks_pass_their_own_parity_on_the_device(device: 
         assert runtime.parity("fp32")
         runtime.warm_up(3)
         said = answer_in_buckets({"task": runtime}, hosted.cuda, largest=8)
-        assert said.startswith(("graphs of", "eager"))
+        assert said == "graphs of 1, 2, 4, 8"
         runtime.warm_up(3)
 
 

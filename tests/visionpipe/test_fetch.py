@@ -14,6 +14,7 @@ from visionpipe.errors import (
     ImageExpiredError,
     ImageNotFoundError,
     ImageTooLargeError,
+    QueueUnavailableError,
     UnknownMediaRootError,
     UrlRefusedError,
 )
@@ -70,6 +71,16 @@ def test_a_large_image_is_refused_without_reading_it(fetcher):
         fetcher.fetch(BlobImage(key="blob:j:0", size_bytes=101))
     with pytest.raises(UnknownMediaRootError):
         fetcher.fetch(MediaImage(root="other", path="x", size_bytes=1, mtime_ns=0))
+
+
+@pytest.mark.parametrize(
+    "fault", [PermissionError(13, "denied"), ConnectionResetError("gone"), RuntimeError("no route")]
+)
+def test_a_store_that_cannot_be_read_is_no_fault_of_the_image(fetcher, store, monkeypatch, fault):
+    ref = BlobImage(key="blob:j:0", size_bytes=4)
+    monkeypatch.setattr(store._fs, "cat", lambda paths, **_: dict.fromkeys(paths, fault))
+    with pytest.raises(QueueUnavailableError, match="store"):
+        fetcher.fetch(ref)
 
 
 def test_a_key_that_would_leave_the_store_names_nothing(fetcher):

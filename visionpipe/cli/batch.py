@@ -59,10 +59,10 @@ def batch(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed inputs again.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Only write the results again.")] = False,
     redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of the embedded one.")] = None,
-    device: Annotated[str, typer.Option(help="Device of a worker started for this run.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device of workers started for this run.")] = "auto",
     precision: Annotated[str, typer.Option(help="Precision of the same.")] = "auto",
     workers: Annotated[
-        int, typer.Option(min=1, help="Workers started for this run; several serve a tiny network faster.")
+        int, typer.Option(min=1, help="Workers to start if none serves the model; several serve a tiny network faster.")
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

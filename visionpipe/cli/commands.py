@@ -34,7 +34,7 @@ OURS: dict[str, Listed] = {
     "demo": Listed("Work", "See everything at work on real images, on this machine.", "visionpipe.cli.demo"),
     "up": Listed("Serve", "Start Redis and workers on this machine, and keep them running.", "visionpipe.cli.up"),
     "worker": Listed("Serve", "Host one model on one device."),
-    "models": Listed("Serve", "List, show, fetch and retrain models."),
+    "models": Listed("Serve", "List, show, fetch, audit, profile, choose and retrain models."),
     "status": Listed("Look", "Show workers, queues and accounts.", "visionpipe.cli.status"),
     "doctor": Listed("Look", "Check this machine and say what to do about what is wrong.", "visionpipe.cli.doctor"),
     "bench": Listed("Look", "Measure a model through the real service, and say what holds it back."),

@@ -18,7 +18,7 @@ MOST_IMAGES = 20_000
 
 
 def crew_rates(
-    asked: Asked, service: Served, runs: Sequence[RunReport], tell: Tell, notes: list[str]
+    asked: Asked, service: Served, runs: Sequence[RunReport], most: int | None, tell: Tell, notes: list[str]
 ) -> list[CrewRate]:
     """Double the workers for as long as that brings something, where those there are leave the machine idle.
 
@@ -26,6 +26,7 @@ def crew_rates(
         asked: What is asked.
         service: Where; it has other workers afterwards.
         runs: Folder runs by the workers that there are.
+        most: How many workers to try at most; unset: as many as the machine has cores.
         tell: Told in one line of each step.
         notes: Takes why there are not more figures.
 
@@ -40,7 +41,7 @@ def crew_rates(
     if ceiling is None or usage is None or ceiling.share >= USED_UP:
         return found
     number = 2 * found[0].workers
-    while number <= usage.cores:
+    while number <= (usage.cores if most is None else most):
         try:
             again = _run(asked, service, number, runs, tell)
         except VisionPipeError as error:

@@ -52,6 +52,8 @@ class Plan:
     """Folder runs, each with the bare stages beside it; 0 leaves both out."""
     folder_s: float = 6.0
     """About how long a folder run should take."""
+    most_workers: int | None = None
+    """More workers than there are tried up to so many; unset: as many as there are cores."""
 
 
 def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan: Plan, tell: Tell) -> BenchReport:
@@ -74,7 +76,7 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         fastest = max((point.images_per_s for point in points), default=0.0)
         runs, rounds = _rounds(asked, service, bare, fastest, plan, tell)
         subject, memory = subject_of(service, record, asked, bare), service.memory()
-        crews = crew_rates(asked, service, runs, tell, notes)
+        crews = crew_rates(asked, service, runs, plan.most_workers, tell, notes)
         batches = bare.batches() if bare is not None else []
         threads = bare.thread_rates() if bare is not None else []
         cores = record.usage.cores if record.usage is not None else float(bare.cores) if bare is not None else 1.0

@@ -94,7 +94,10 @@ def _lines(report: BenchReport, subject: Subject) -> Iterator[tuple[str, str]]:
     if told:
         yield "recommended", "[bold]" + "  ".join(told) + "[/]"
     if advice.workers is not None:
-        yield "for folders", f"[bold]--workers-per-model {advice.workers}[/]"
+        yield (
+            "for folders",
+            f"[bold]batch --workers {advice.workers}[/], [bold]up --workers-per-model {advice.workers}[/]",
+        )
 
 
 def _ceiling_lines(report: BenchReport) -> Iterator[tuple[str, str]]:

@@ -55,22 +55,29 @@ def run(rate: float, share: float = 0.5, images: int = 100, failed: int = 0) -> 
 )
 def test_workers_are_doubled_while_that_brings_something_and_cores_last(cores, rates, tried, advised):
     service = Service(cores)
-    found = crew_rates(Asked(service, rates), service, [run(100)] * 3, print, [])
+    found = crew_rates(Asked(service, rates), service, [run(100)] * 3, None, print, [])
     assert [(one.workers, one.images_per_s) for one in found] == [(number, rates[number]) for number in tried]
     assert advise([], [], None, found).workers == advised
 
 
 def test_a_machine_that_is_used_up_gets_no_more_workers():
     service = Service(16)
-    assert crew_rates(Asked(service, {}), service, [run(90), run(100, share=0.9), run(110)], print, []) == [
+    assert crew_rates(Asked(service, {}), service, [run(90), run(100, share=0.9), run(110)], None, print, []) == [
         CrewRate(workers=1, images_per_s=100)
     ]
 
 
+def test_no_more_workers_are_tried_than_was_said():
+    service = Service(16)
+    found = crew_rates(Asked(service, {1: 100, 2: 190, 4: 300}), service, [run(100)], 2, print, [])
+    assert [one.workers for one in found] == [1, 2]
+    assert [one.workers for one in crew_rates(Asked(service, {}), Service(16), [run(100)], 1, print, [])] == [1]
+
+
 def test_workers_of_others_are_left_as_they_are():
     service = Service(16, own=False)
-    assert crew_rates(Asked(service, {}), service, [run(100)], print, []) == []
-    assert crew_rates(Asked(service, {}), Service(16), [], print, []) == []
+    assert crew_rates(Asked(service, {}), service, [run(100)], None, print, []) == []
+    assert crew_rates(Asked(service, {}), Service(16), [], None, print, []) == []
     assert advise([], [], None).workers is None
 
 
@@ -81,7 +88,7 @@ def test_what_was_measured_before_is_not_lost_when_more_workers_fail():
         raise WorkerStartError("no memory left")
 
     service.hire = hire  # type: ignore[method-assign]
-    assert [one.workers for one in crew_rates(Asked(service, {}), service, [run(100)], print, notes)] == [1]
+    assert [one.workers for one in crew_rates(Asked(service, {}), service, [run(100)], None, print, notes)] == [1]
     assert notes == ["Folder runs by 2 workers failed: no memory left"]
 
 
@@ -89,5 +96,5 @@ def test_workers_that_fail_images_are_no_gain():
     service, notes = Service(16), []
     asked = Asked(service, {2: 900})
     asked.run_folder = lambda *_: run(900, failed=7)  # type: ignore[method-assign]
-    assert [one.workers for one in crew_rates(asked, service, [run(100)], print, notes)] == [1]
+    assert [one.workers for one in crew_rates(asked, service, [run(100)], None, print, notes)] == [1]
     assert notes == ["Of a folder run by 2 workers 7 images failed."]
