@@ -69,6 +69,9 @@ class Fetcher:
             data = self._store.get(ref.key) if data is None else data
         except ValueError as error:
             raise ImageNotFoundError(str(error)) from error
+        except PermissionError as error:
+            # Of this image alone, as far as one can tell: some object stores answer so where nothing is.
+            raise ImageNotFoundError(f"{ref.key} cannot be read in the store: {error}") from error
         except OSError as error:
             raise QueueUnavailableError(f"The store cannot be read: {error}.") from error
         if data is None:

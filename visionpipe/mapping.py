@@ -189,13 +189,26 @@ async def _chunks(
     if isinstance(images, AsyncIterable):
         async with aclosing(_batches(images, cut.window.first_chunk)) as batches:
             async for batch in batches:
-                source = iter(batch)
-                while chunk := await _apart(_fill, source, await reader(), cut):
-                    yield chunk
+                async with aclosing(_cut_up(iter(batch), reader, cut)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
         return
-    source = iter(images)
-    while chunk := await _apart(_fill, source, await reader(), cut):
-        yield chunk
+    async with aclosing(_cut_up(iter(images), reader, cut)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _cut_up(
+    source: Iterator[ImageSource], reader: Callable[[], Awaitable[Read]], cut: Cut
+) -> AsyncGenerator[list[Outcome], None]:
+    while True:
+        chunk, broken = await _apart(_fill, source, await reader(), cut)
+        if chunk:
+            yield chunk
+        if broken is not None:
+            raise broken
+        if not chunk:
+            return
 
 
 async def _apart(work: Callable[..., T], *args: object) -> T:
@@ -254,17 +267,21 @@ async def _closing(images: AsyncIterable[ImageSource]) -> AsyncIterator[None]:
             await images.aclose()
 
 
-def _fill(source: Iterator[ImageSource], read: Read, cut: Cut) -> list[Outcome]:
+def _fill(source: Iterator[ImageSource], read: Read, cut: Cut) -> tuple[list[Outcome], Exception | None]:
+    """Take the next images, and what a source that broke then raised: what it gave before counts."""
     chunk: list[Outcome] = []
     size, linger_until = 0, time.monotonic() + LINGER_S
-    for image in source:
-        try:
-            ready = read(image)
-        except ImageError as error:
-            chunk.append(Unreadable(readable(image) if isinstance(image, (str, os.PathLike)) else None, error))
-        else:
-            chunk.append(ready)
-            size += len(ready.data)
-        if len(chunk) >= cut.size or size >= cut.window.chunk_bytes or time.monotonic() > linger_until:
-            break
-    return chunk
+    try:
+        for image in source:
+            try:
+                ready = read(image)
+            except ImageError as error:
+                chunk.append(Unreadable(readable(image) if isinstance(image, (str, os.PathLike)) else None, error))
+            else:
+                chunk.append(ready)
+                size += len(ready.data)
+            if len(chunk) >= cut.size or size >= cut.window.chunk_bytes or time.monotonic() > linger_until:
+                break
+    except Exception as error:  # noqa: BLE001 - whatever a caller's iterable raises is the caller's
+        return chunk, error
+    return chunk, None

@@ -196,6 +196,8 @@ def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], worker
         while not ended.wait(supervisor.settings.renew_s):
             with contextlib.suppress(QueueUnavailableError):
                 ours = {slot.spec.model for slot in supervisor.slots}
-                for model in _unserved([model for model in specs if model not in ours], run(redis, calls.workers())):
-                    _log.warning("Nobody serves %s any more; starting a worker", model)
-                    supervisor.add(*[specs[model]] * workers)
+                left = _unserved([model for model in specs if model not in ours], run(redis, calls.workers()))
+                if left:
+                    _log.warning("Nobody serves %s any more; starting workers", ", ".join(left))
+                    # All at once: they tell each other how many share a GPU.
+                    supervisor.add(*(specs[model] for model in left for _ in range(workers)))

@@ -24,6 +24,7 @@ _KEY = re.compile(r"(?P<kind>blob|upload|artifact)(?P<parts>(:[A-Za-z0-9][A-Za-z
 _EXPIRY = ".expires"
 _TEMPORARY = ".tmp-"
 _ABANDONED_S = 86400.0
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # These write a whole object or nothing; everything else gets a temporary name and a rename.
 _ATOMIC = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
 
@@ -156,24 +157,24 @@ class FsspecStore:
     def put(self, key: str, data: bytes, ttl_s: float) -> None:
         """See ``Store.put``."""
         path = self._path(key)
-        if not self._atomic:
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        # The expiry goes first: gc never meets a value whose time it does not know.
-        self._write(path + _EXPIRY, _deadline(ttl_s))
-        self._write(path, data)
+        with _in_words():
+            if not self._atomic:
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            # The expiry goes first: gc never meets a value whose time it does not know.
+            self._write(path + _EXPIRY, _deadline(ttl_s))
+            self._write(path, data)
 
     def get(self, key: str) -> bytes | None:
         """See ``Store.get``."""
         path = self._path(key)
         # One call for both: object stores fetch them side by side.
-        found = self._fs.cat([path, path + _EXPIRY], on_error="return")
+        with _in_words():
+            found = self._fs.cat([path, path + _EXPIRY], on_error="return")
         data, expiry = (found.get(name) for name in (path, path + _EXPIRY))
         for answer in (data, expiry):
-            if isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError):
-                raise answer
-            if isinstance(answer, Exception) and not isinstance(answer, OSError):
-                # Some file systems raise what their network library does.
-                raise OSError(f"{type(answer).__name__}: {answer}") from answer
+            if isinstance(answer, Exception) and not isinstance(answer, _MISSING):
+                with _in_words():
+                    raise answer
         if not isinstance(data, bytes) or not isinstance(expiry, bytes) or _expired(expiry):
             return None
         return data
@@ -251,6 +252,17 @@ class FsspecStore:
     def _drop_abandoned(self, path: str) -> None:
         if time.time() - self._fs.modified(path).timestamp() > _ABANDONED_S:
             self._fs.rm_file(path)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Make an ``OSError`` of what some file systems raise: the errors of their network library."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _deadline(ttl_s: float) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.schemas.images import ArtifactRef
@@ -25,13 +26,13 @@ class Artifacts:
         self._store = store
         self._settings = settings
 
-    def put(self, data: bytes, media_type: str) -> ArtifactRef:
-        """Store one, trying for as long as a lease lasts.
+    def put(self, data: bytes, media_type: str, *, stop: Callable[[], bool] = lambda: False) -> ArtifactRef:
+        """Store one, trying for as long as a lease lasts, or until that is no longer worth while.
 
         Raises:
             QueueUnavailableError: The store cannot be reached.
         """
-        return persist(lambda: self._put(data, media_type), give_up_s=self._settings.lease_s)
+        return persist(lambda: self._put(data, media_type), give_up_s=self._settings.lease_s, stop=stop)
 
     def try_put(self, data: bytes, media_type: str) -> ArtifactRef | None:
         """Store one at the first attempt, or give ``None``."""

@@ -135,8 +135,8 @@ class Committer:
         """
         job = work.job
         logger.warning("an image of job %s was let go: %s", job.claim.job, error)
-        if not job.dropped and job.claim.num_let_go >= MAX_LET_GO:
-            job.error, job.stopped = error_info(error), JobState.FAILED
+        if not job.dropped and job.claim.num_let_go >= MAX_LET_GO and not job.got_on:
+            job.stop(JobState.FAILED, error_info(error))
         elif not job.dropped:
             job.let_go = job.handing_back = True
         self.put([work], [None])

@@ -118,13 +118,14 @@ class Decoder:
         try:
             with torch.inference_mode(), self._cuda.beside():
                 pixels = self._decode_files(files, self._cuda.device)
-                return [self._preprocess.levels_there(pixels_CHW) for pixels_CHW in pixels]
+                levels = [self._preprocess.levels_there(pixels_CHW) for pixels_CHW in pixels]
+            self._loudness = logging.DEBUG
+            return levels
         except Exception as error:
             if is_fatal(error):
                 raise
-            # Aloud the first time: a damaged file is nothing, but a decoder that never works is.
+            # Aloud until it has worked once: a damaged file is nothing, but a decoder that never works is.
             logger.log(self._loudness, "%d JPEGs are left to the cores: %s", len(files), error)
-            self._loudness = logging.DEBUG
             if is_out_of_memory(error):
                 free_memory(self._cuda.device)
             return [None] * len(files)

@@ -218,6 +218,9 @@ class Engine:
         rest, work.rest = work.rest, None
         assert rest is not None
         work.step_aside()
+        if work.job.abandoned:
+            self.committer.put([work], [None])
+            return
         started = time.monotonic()
         outcome: Outcome
         try:

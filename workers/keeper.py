@@ -146,7 +146,7 @@ class Keeper:
         if answer is not None:
             for job in self._held():
                 if job.claim.job.encode() == answer[1]:
-                    job.stopped = job.stopped or JobState.CANCELLED
+                    job.stop(JobState.CANCELLED)
 
     def _deadlines(self) -> list[float]:
         return [job.deadline for job in self._held() if job.deadline is not None and job.stopped is None]
@@ -154,7 +154,7 @@ class Keeper:
     def _expire(self, now: float) -> None:
         for job in self._held():
             if job.stopped is None and job.deadline is not None and job.deadline <= now:
-                job.stopped = JobState.EXPIRED
+                job.stop(JobState.EXPIRED)
 
     def _renew(self) -> None:
         held = [job for job in self._held() if not job.lost]
@@ -170,7 +170,7 @@ class Keeper:
                     self._metrics.count_lost()
                 job.lost = True
             elif answer in _STOPS:
-                job.stopped = job.stopped or _STOPS[answer]
+                job.stop(_STOPS[answer])
 
     def _announce(self) -> None:
         self._told_items = self._window.done_items

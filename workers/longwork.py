@@ -124,7 +124,7 @@ class LongRunner:
     def run(self, long: LongWork) -> None:
         """Make one step; a stopped job may use one more to hand over the best it has."""
         job = long.work.job
-        if job.lost or job.handing_back or (job.dropped and long.warned):
+        if job.abandoned or job.handing_back or (job.dropped and long.warned):
             self._end(long)
             end_step(long)
             self._hooks.dropped(long.work)

@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
     def call(self) -> Call[bool]:
         """The commit, as a call."""
-        error = self.job.error or _REASONS[self.final] if self.final else None
+        error = self.job.error or _REASONS[self.final] if self.final is not None else None
         return calls.commit(self.job.claim.job, self.job.claim.token, self.outcomes, final=self.final, error=error)
 
 

@@ -34,6 +34,7 @@ class HeldJob:
         lost: Whether another holds the job now; then nothing of it may be written.
         handing_back: Whether what has not begun is left to another worker, or to this one later.
         let_go: Whether that is because the store could not be used.
+        got_on: Whether some item had an outcome since this claim.
         num_dropped: Items that will not be done here.
         progress: What long work last told, until it is recorded.
         told_at: When progress was last recorded.
@@ -50,6 +51,7 @@ class HeldJob:
     lost: bool = False
     handing_back: bool = False
     let_go: bool = False
+    got_on: bool = False
     num_dropped: int = 0
     progress: Progress | None = None
     told_at: float = 0.0
@@ -90,6 +92,17 @@ class HeldJob:
         return self.lost or self.handing_back or self.stopped is not None
 
     @property
+    def abandoned(self) -> bool:
+        """Whether even work that has begun is of no use: another has the job, or the store cannot be used."""
+        return self.lost or self.let_go or self.stopped is JobState.FAILED
+
+    def stop(self, state: JobState, error: ErrorInfo | None = None) -> None:
+        """Head for a final state; the first that is told stays."""
+        with self.lock:
+            if self.stopped is None:
+                self.stopped, self.error = state, error
+
+    @property
     def deadline(self) -> float | None:
         """The deadline, on this process' monotonic clock."""
         left = self.claim.left_ms
@@ -105,6 +118,7 @@ class HeldJob:
         with self.lock:
             self.open_items -= len(outcomes) + num_dropped
             self.outcomes += outcomes
+            self.got_on = self.got_on or bool(outcomes)
             self.num_dropped += num_dropped
 
     def take_outcomes(self) -> tuple[list[tuple[int, bool, bytes]], bool]:
@@ -118,8 +132,8 @@ class HeldJob:
 class ArtifactStore(Protocol):
     """Where large outputs are kept."""
 
-    def put(self, data: bytes, media_type: str) -> ArtifactRef:
-        """Store one; see ``Work.keep``."""
+    def put(self, data: bytes, media_type: str, *, stop: Callable[[], bool]) -> ArtifactRef:
+        """Store one, unless it stops being worth while; see ``Work.keep``."""
 
     def try_put(self, data: bytes, media_type: str) -> ArtifactRef | None:
         """Store one or not; see ``Work.try_keep``."""
@@ -197,7 +211,7 @@ class Work:
         Raises:
             QueueUnavailableError: The store cannot be reached.
         """
-        return self.store.put(data, media_type)
+        return self.store.put(data, media_type, stop=lambda: self.job.abandoned)
 
     def try_keep(self, data: bytes, media_type: str) -> ArtifactRef | None:
         """Store an output that can be done without, such as a preview, at the first attempt or not at all."""

@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -34,8 +35,10 @@ OTHERS = (
 PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin", "_hypothesis_pytestplugin")
 """Those of pytest's plugins that our settings and tests name."""
 BEGAN = time.monotonic()
-LEAST_S = 30.0
+LEAST_S = 60.0
 """A model is not begun where less is left."""
+END_S = 15.0
+"""How long what is told to end may take for that."""
 MODELS = ("resnet50-generated", "yolo-digits", "unet-cells")
 COLUMNS = ("model", "as", "code", "batch", "forward/s", "decode/s", "service/s", "ratio", "limited by", "p50 ms")
 
@@ -65,6 +68,8 @@ def main() -> int:
     wanted = _arguments()
     python = make_environment(wanted.venv, wanted.wheels, wanted.site)
     wanted.out.mkdir(parents=True, exist_ok=True)
+    for name in ("bench", *wanted.models):
+        (wanted.out / f"{name}.json").unlink(missing_ok=True)
     faults: list[str] = []
     # Plugins of this Python's pytest are no business of ours.
     environment = dict(
@@ -74,7 +79,7 @@ def main() -> int:
     )
     if not wanted.no_tests:
         for name, paths, must in (("cuda", [CUDA_TESTS], wanted.device != "cpu"), ("others", list(OTHERS), False)):
-            tested = run_tests(python, name, paths, wanted.out, environment)
+            tested = run_tests(python, name, paths, wanted.out, environment, wanted.budget)
             say(f"{name}: {tested.ran} tests passed or failed, {tested.failed} failed, {tested.skipped} skipped")
             say("\n".join(f"  skipped: {reason}" for reason in sorted(set(tested.reasons))) or "  none skipped")
             fault = tested.fault(on_cuda=must)
@@ -110,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", default="1,64")
     parser.add_argument("--most-workers", type=int, default=1, help="try so many workers of a model at most")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all; what no longer fits fails")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all; what does not fit fails")
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument("--no-bench", action="store_true")
     return parser.parse_args()
@@ -141,18 +146,46 @@ def make_environment(venv: Path, wheels: Path, sites: Sequence[Path]) -> Path:
     return python
 
 
-def run_tests(python: Path, name: str, paths: Sequence[str], out: Path, environment: Mapping[str, str]) -> Tested:
-    """Run some tests, and read what came of them."""
+def within(words: Sequence[object], budget: float, environment: Mapping[str, str], **how: Any) -> tuple[int, str]:
+    """Run a program for no longer than is left of the budget; gives its exit status and what it printed, if asked.
+
+    It is asked to end, as by Ctrl-C, before it is killed: workers that it started would go on for a while.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    left_s = budget - (time.monotonic() - BEGAN)
+    process = subprocess.Popen([str(word) for word in words], cwd=ROOT, env=dict(environment), text=True, **how)
+    try:
+        told, _ = process.communicate(timeout=None if left_s == float("inf") else max(1.0, left_s - END_S))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        raise
+    return process.returncode, told or ""
+
+
+def run_tests(
+    python: Path, name: str, paths: Sequence[str], out: Path, environment: Mapping[str, str], budget: float
+) -> Tested:
+    """Run some tests, and read what came of them; where they do not end in time all count as failed."""
     report = out / f"{name}.xml"
     report.unlink(missing_ok=True)
     plugins = [word for plugin in PLUGINS for word in ("-p", plugin)]
     words = [python, "-P", "-m", "pytest", "-q", f"--junit-xml={report}", *plugins, *paths]
-    done = subprocess.run(words, cwd=ROOT, env=dict(environment), check=False)
+    try:
+        status, _ = within(words, budget, environment)
+    except subprocess.TimeoutExpired:
+        status = 1
     if not report.exists():
-        return Tested(0, max(done.returncode, 1), 0, [])
+        return Tested(0, max(status, 1), 0, [])
     tested = read_report(report)
     # pytest says 5 where nothing was collected; every other status than 0 and 1 is a fault of its own.
-    return Tested(tested.ran, tested.failed or int(done.returncode not in (0, 5)), tested.skipped, tested.reasons)
+    return Tested(tested.ran, tested.failed or int(status not in (0, 5)), tested.skipped, tested.reasons)
 
 
 def read_report(report: Path) -> Tested:
@@ -191,24 +224,21 @@ def measure(python: Path, wanted: argparse.Namespace, faults: list[str]) -> Iter
                 "--seconds", str(wanted.seconds), "--rounds", str(wanted.rounds), "--concurrency", wanted.concurrency,
                 "--most-workers", str(wanted.most_workers),
             ]  # fmt: skip
-            left_s = wanted.budget - (started - BEGAN)
-            if left_s < LEAST_S:
-                faults.append(f"bench of {model}: left out, {max(0.0, left_s):.0f} s are left")
+            if wanted.budget - (started - BEGAN) < LEAST_S:
+                faults.append(f"bench of {model}: left out, the time is over")
                 continue
+            environment = {**os.environ, "VISIONPIPE_MODELS": folder}
             try:
-                done = subprocess.run(
-                    words, cwd=ROOT, env={**os.environ, "VISIONPIPE_MODELS": folder}, stdout=subprocess.PIPE, text=True,
-                    check=False, timeout=None if left_s == float("inf") else left_s,
-                )  # fmt: skip
+                status, told = within(words, wanted.budget, environment, stdout=subprocess.PIPE)
             except subprocess.TimeoutExpired:
-                faults.append(f"bench of {model}: did not end within {left_s:.0f} s")
+                faults.append(f"bench of {model}: did not end within {time.monotonic() - started:.0f} s")
                 continue
             say(f"{model}: measured in {time.monotonic() - started:.0f} s")
-            if done.returncode:
-                faults.append(f"bench of {model}: exit status {done.returncode}")
+            if status:
+                faults.append(f"bench of {model}: exit status {status}")
             else:
-                (wanted.out / f"{model}.json").write_text(done.stdout, encoding="utf-8")
-                yield json.loads(done.stdout)
+                (wanted.out / f"{model}.json").write_text(told, encoding="utf-8")
+                yield json.loads(told)
 
 
 def row(report: Mapping[str, Any]) -> list[str]:

@@ -53,7 +53,7 @@ LONG_S = 20.0
 class Nowhere:
     """Keeps no artifact: writing them is the store's affair."""
 
-    def put(self, data: bytes, media_type: str) -> ArtifactRef:
+    def put(self, data: bytes, media_type: str, *, stop: object = None) -> ArtifactRef:
         """Give a reference as the store would."""
         return ArtifactRef(key=f"artifact:{'0' * 64}", media_type=media_type, size_bytes=len(data))
 

@@ -76,9 +76,9 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         fastest = max((point.images_per_s for point in points), default=0.0)
         runs, rounds = _rounds(asked, service, bare, fastest, plan, tell)
         subject, memory = subject_of(service, record, asked, bare), service.memory()
-        crews = crew_rates(asked, service, runs, plan.most_workers, tell, notes)
         batches = bare.batches() if bare is not None else []
         threads = bare.thread_rates() if bare is not None else []
+        crews = crew_rates(asked, service, runs, plan.most_workers, tell, notes)
         cores = record.usage.cores if record.usage is not None else float(bare.cores) if bare is not None else 1.0
         # Several interpreters may do more than the one that measures the stages.
         comparable = contender.workers == 1

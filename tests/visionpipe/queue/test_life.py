@@ -304,6 +304,9 @@ def test_a_claim_tells_how_often_the_job_found_no_store(queue):
     assert queue.do(calls.release(claim.job, again.token))
     queue.redis.hset(keys.job(claim.job), "let_go", "often")
     strange = queue.claim(claim.job)
+    assert queue.do(calls.release(claim.job, strange.token, let_go=True))
+    queue.redis.hset(keys.job(claim.job), "let_go", "often")
+    strange = queue.claim(claim.job)
     assert strange.num_let_go == 0, "what a stranger wrote there stops nobody"
     queue.commit(strange, ok(0))
     assert not queue.redis.hexists(keys.job(claim.job), "let_go"), "work that gets on finds its store"

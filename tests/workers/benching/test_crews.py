@@ -18,13 +18,16 @@ class Service:
 
     def __init__(self, cores: float, *, own: bool = True) -> None:
         self.settings, self.contender, self.own = None, SimpleNamespace(model="m"), own
-        self.cores, self.number = cores, 1
+        self.cores, self.number, self.dismissed = cores, 1, False
 
     def records(self) -> list[Any]:
         return [SimpleNamespace(usage=SimpleNamespace(cores=self.cores))] * self.number
 
     def hire(self, number: int, tell: Any) -> None:
         self.number = number
+
+    def dismiss(self) -> None:
+        self.dismissed = True
 
 
 class Asked:
@@ -97,4 +100,26 @@ def test_workers_that_fail_images_are_no_gain():
     asked = Asked(service, {2: 900})
     asked.run_folder = lambda *_: run(900, failed=7)  # type: ignore[method-assign]
     assert [one.workers for one in crew_rates(asked, service, [run(100)], None, print, notes)] == [1]
-    assert notes == ["Of a folder run by 2 workers 7 images failed."]
+    assert notes == ["More images failed in folder runs by 2 workers: 7.0%."]
+    assert service.dismissed
+
+
+def test_a_damaged_picture_fails_as_often_with_any_number_of_workers():
+    service, notes = Service(2), []
+    asked = Asked(service, {2: 190})
+    asked.run_folder = lambda *_: run(190, images=200, failed=2)  # type: ignore[method-assign]
+    found = crew_rates(asked, service, [run(100, failed=1)], None, print, notes)
+    assert ([one.workers for one in found], notes) == ([1, 2], [])
+
+
+def test_a_crew_that_lost_somebody_is_not_measured():
+    service, notes = Service(2), []
+    asked = Asked(service, {})
+
+    def run_folder(*_: Any) -> Any:
+        service.number = 1
+        return run(300)
+
+    asked.run_folder = run_folder  # type: ignore[method-assign]
+    assert [one.workers for one in crew_rates(asked, service, [run(100)], None, print, notes)] == [1]
+    assert notes == ["Folder runs by 2 workers failed: only 1 of them were left at the end."]

@@ -12,8 +12,10 @@ if record.cancel == '1' then
   end_job(job, record, 'cancelled', error_json('cancelled', 'The job was cancelled while it ran.'), now)
   return 'ok'
 end
+if ARGV[4] == '1' then
+  redis.call('HSET', 'vp:job:' .. job, 'let_go', (count(record.let_go, MOST.attempts) or 0) + 1)
+end
 leave_worker(job, record)
-if ARGV[4] == '1' then redis.call('HINCRBY', 'vp:job:' .. job, 'let_go', 1) end
 redis.call('HDEL', 'vp:job:' .. job, 'token', 'mark')
 enqueue(job, record, now)
 redis.call('RPUSH', 'vp:' .. lane_name(record.model, record.lane), ticket(ARGV[3], job, record.model, record.lane, now))
