@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from visionpipe.errors import InvalidRequestError
@@ -21,6 +22,8 @@ class Portal:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._pid = os.getpid()
+        # What is asked for while another thread closes is either cancelled or refused, never forgotten.
+        self._gate = threading.Lock()
         started = threading.Event()
         # The thread must not keep the portal alive, else a forgotten client could never be collected.
         self._thread = threading.Thread(target=_serve, args=(self._loop, started), name="visionpipe", daemon=True)
@@ -36,10 +39,12 @@ class Portal:
         """
         try:
             self._check()
+            with self._gate:
+                self._check()
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except InvalidRequestError:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError as error:
@@ -80,7 +85,9 @@ class Portal:
 
     def close(self) -> None:
         """End the loop and its thread; calls under way are cancelled. In a forked child this does nothing."""
-        self._close()
+        # There the lock may be another thread's, which the child does not have.
+        with self._gate if os.getpid() == self._pid else nullcontext():
+            self._close()
 
     def _check(self) -> None:
         if self.closed:

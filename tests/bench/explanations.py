@@ -22,7 +22,7 @@ from visionpipe.schemas.jobs import JobRecord, Lane
 from visionpipe.tasks import build_request
 from workers.hosted import HostedModel
 
-REQUESTS = 60
+REQUESTS = 400
 SAMPLES = 1000
 LOAD_S = 120
 """For at least so long the worker has explanations to make."""

@@ -11,10 +11,11 @@ import pytest
 from visionpipe.errors import QueueUnavailableError
 from visionpipe.queue import calls, run
 from visionpipe.redis_server import RedisServer
-from visionpipe.schemas.jobs import JobState, Lane
+from visionpipe.schemas.jobs import ErrorInfo, JobState, Lane
 from visionpipe.settings import Settings
 from workers import committer
 from workers.persist import run_all
+from workers.work import Work
 
 
 def until(condition: Any, timeout_s: float = 15) -> None:
@@ -256,6 +257,52 @@ def test_a_job_that_never_finds_its_store_fails_after_a_while_and_may_be_retried
     # Once a job heads for its end nobody waits for the store on behalf of its other images.
     assert len(full) <= 2 * (committer.MAX_LET_GO + 1)
     until(lambda: not rig.engine.held() and rig.window.held == 0)
+
+
+def test_a_job_that_gets_on_is_handed_back_however_often_it_found_no_store_before(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = rig.engine._reader.fetch
+
+    def slow(work: Any, *how: Any) -> bytes:
+        if work.index == 0:
+            return bytes(fetch(work, *how))
+        until(lambda: rig.envelope(job).record.finished or work.job.got_on)
+        raise QueueUnavailableError("disk full")
+
+    monkeypatch.setattr(rig.engine._reader, "fetch", slow)
+    job = rig.submit([1, 2], accept=False)
+    rig.redis.hset(f"vp:job:{job}", "let_go", committer.MAX_LET_GO)
+    rig.engine.accept(job)
+    until(lambda: not rig.engine.held())
+    record = rig.envelope(job).record
+    assert (record.state, record.finished) == (JobState.QUEUED, 1)
+    assert rig.redis.hget(f"vp:job:{job}", "let_go") == b"1"
+
+
+def test_what_is_left_to_do_for_a_job_without_a_store_is_not_begun(rig: Any) -> None:
+    rig.watched.gate.clear()
+    job = rig.submit([1])
+    until(lambda: rig.watched.batches)
+    (held,) = rig.engine.held()
+    work = Work(held, 0, None, rig.engine._reader.read, rig.engine._artifacts)
+    work.rest = lambda: pytest.fail("its artifacts would wait for the store once more")
+    held.let_go = held.handing_back = True
+    rig.engine._finish(work)
+    rig.watched.gate.set()
+    until(lambda: rig.envelope(job).record.state is JobState.QUEUED)
+
+
+def test_long_work_of_a_job_that_fails_leaves_no_result_that_looks_done(rig: Any) -> None:
+    rig.long.pause_s = 0.02
+    job = rig.submit([250], task="explanation")
+    until(lambda: rig.long.trace)
+    (held,) = rig.engine.held()
+    held.stop(JobState.FAILED, ErrorInfo(code="queue_unavailable", message="disk full", retryable=True))
+    held.stop(JobState.CANCELLED)
+    ended = rig.ended(job)
+    assert (ended.record.state, ended.items) == (JobState.FAILED, [])
+    assert ended.record.error.retryable
 
 
 def test_a_hurried_drain_hands_back_at_once(rig: Any) -> None:
