@@ -50,9 +50,7 @@ def bench_command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Largest micro-batch of the worker.")] = None,
-    most_workers: Annotated[
-        int | None, typer.Option(min=1, help="Try no more workers; absent: up to the number of cores.")
-    ] = None,
+    most_workers: Annotated[int | None, typer.Option(min=1, help="Try so many workers at most.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Instead of VISIONPIPE_REDIS_URL.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw throughput and latency.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
@@ -61,9 +59,8 @@ def bench_command(
 
     Single requests at rising load; folder runs beside the bare stages (decoding, the network) in turns; the forward
     pass by size of micro-batch; folder runs by more workers, where those leave cores idle. A private Redis and worker
-    are started; without --compare, workers behind VISIONPIPE_REDIS_URL that serve the model are used as they are. Keys
-    of NAME:KEY=VALUE are device, precision, max_batch, workers, decode_threads, full_decode and compile, as in
-    `visionpipe bench --compare resnet18:precision=fp32 resnet18:compile=off`.
+    are started; without --compare, workers behind VISIONPIPE_REDIS_URL that serve the model are used as they are.
+    Keys are device, precision, max_batch, workers, decode_threads, full_decode and compile.
     """
     if plot is not None and plot.suffix.lower() not in PICTURES:
         raise SettingsError(f"--plot: expected a file that ends in {', '.join(PICTURES)}, got {plot}.")

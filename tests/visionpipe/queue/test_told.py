@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ def test_so_does_an_end_without_an_answer(queue, how):
         queue.commit(claim, final=JobState.FAILED)
     elif how == "expired":
         job = queue.submit(1, deadline_s=0.001)
+        time.sleep(0.01)
         queue.claim(job)
     else:
         job = queue.submit(1)
