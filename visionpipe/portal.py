@@ -8,12 +8,14 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from visionpipe.errors import InvalidRequestError
 
 T = TypeVar("T")
+
+LOOK_S = 5.0
+"""How often a caller who waits looks whether the loop still runs."""
 
 
 class Portal:
@@ -22,8 +24,6 @@ class Portal:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._pid = os.getpid()
-        # What is asked for while another thread closes is either cancelled or refused, never forgotten.
-        self._gate = threading.Lock()
         started = threading.Event()
         # The thread must not keep the portal alive, else a forgotten client could never be collected.
         self._thread = threading.Thread(target=_serve, args=(self._loop, started), name="visionpipe", daemon=True)
@@ -39,20 +39,29 @@ class Portal:
         """
         try:
             self._check()
-            with self._gate:
-                self._check()
-                future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except InvalidRequestError:
             work.close()
             raise
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return self._result(future)
         except concurrent.futures.CancelledError as error:
             raise InvalidRequestError("This client was closed while a call was under way.") from error
         except KeyboardInterrupt:
             # The coroutine would otherwise go on in its thread, and its answer be lost.
             future.cancel()
             raise
+
+    def _result(self, future: concurrent.futures.Future[T]) -> T:
+        while True:
+            try:
+                return future.result(LOOK_S)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                # Whoever closes at the very moment of a call may end the loop before it hears of that.
+                if not self._thread.is_alive():
+                    future.cancel()
 
     def iterate(self, start: Callable[[], AsyncGenerator[list[T], None]]) -> Iterator[T]:
         """Walk the lists of an async generator, made inside the loop at once, from blocking code.
@@ -85,9 +94,7 @@ class Portal:
 
     def close(self) -> None:
         """End the loop and its thread; calls under way are cancelled. In a forked child this does nothing."""
-        # There the lock may be another thread's, which the child does not have.
-        with self._gate if os.getpid() == self._pid else nullcontext():
-            self._close()
+        self._close()
 
     def _check(self) -> None:
         if self.closed:

@@ -181,25 +181,29 @@ class FsspecStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``."""
-        for key in keys:
-            self._remove(self._path(key))
+        with _in_words():
+            for key in keys:
+                self._remove(self._path(key))
 
     def touch(self, key: str, ttl_s: float) -> None:
         """See ``Store.touch``."""
         path = self._path(key)
-        if self._fs.exists(path):
-            self._write(path + _EXPIRY, _deadline(ttl_s))
+        with _in_words():
+            if self._fs.exists(path):
+                self._write(path + _EXPIRY, _deadline(ttl_s))
 
     def delete_job(self, job: str) -> None:
         """See ``Store.delete_job``."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _in_words():
             self._fs.rm(self._path(f"blob:{job}"), recursive=True)
 
     def gc(self) -> int:
         """See ``Store.gc``; also removes temporary files that a crash left more than a day ago."""
         removed = 0
-        for path in list(self._fs.find(self._root)):
-            with suppress(FileNotFoundError):
+        with _in_words():
+            paths = list(self._fs.find(self._root))
+        for path in paths:
+            with suppress(FileNotFoundError), _in_words():
                 if _TEMPORARY in path:
                     self._drop_abandoned(path)
                 elif path.endswith(_EXPIRY) and _expired(self._fs.cat_file(path)):

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 from redis import Redis
@@ -197,9 +198,11 @@ class Keeper:
         while not self._closing.wait(self._settings.sweep_s):
             now = time.monotonic()
             try:
-                for job in run(self._redis, calls.gc()):
-                    self._store.delete_job(job)
                 self._touch(now)
+                for job in run(self._redis, calls.gc()):
+                    # They are told once; those that cannot be deleted now expire.
+                    with suppress(OSError):
+                        self._store.delete_job(job)
                 if now >= collect_at:
                     self._store.gc()
                     collect_at = now + COLLECT_EVERY_S

@@ -118,7 +118,6 @@ class HeldJob:
         with self.lock:
             self.open_items -= len(outcomes) + num_dropped
             self.outcomes += outcomes
-            self.got_on = self.got_on or bool(outcomes)
             self.num_dropped += num_dropped
 
     def take_outcomes(self) -> tuple[list[tuple[int, bool, bytes]], bool]:

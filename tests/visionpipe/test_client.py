@@ -18,6 +18,7 @@ from visionpipe.aclient import AsyncClient
 from visionpipe.client import Client
 from visionpipe.errors import ImageNotFoundError, InvalidRequestError, ResultTimeoutError
 from visionpipe.jobs import AsyncJob, Job
+from visionpipe.portal import Portal
 from visionpipe.schemas.jobs import JobState
 from visionpipe.schemas.results import ClassificationResult, ClassScore
 from visionpipe.testing import MemoryClient
@@ -174,6 +175,34 @@ def test_closing_from_another_thread_ends_a_call_under_way():
     client.close()
     thread.join(5)
     assert "closed while" in str(caught[0])
+
+
+def test_a_call_that_the_loop_never_hears_of_is_told(monkeypatch):
+    monkeypatch.setattr("visionpipe.portal.LOOK_S", 0.05)
+    portal = Portal()
+    portal._loop.call_soon_threadsafe(portal._loop.stop)
+    portal._thread.join(5)
+
+    async def work() -> None:
+        raise AssertionError("nobody runs it")
+
+    coroutine = work()
+    with pytest.raises(InvalidRequestError, match="closed while"):
+        portal.run(coroutine)
+    coroutine.close()
+
+
+def test_a_timeout_of_the_call_itself_is_its_own(monkeypatch):
+    monkeypatch.setattr("visionpipe.portal.LOOK_S", 0.05)
+    portal = Portal()
+
+    async def work() -> None:
+        await asyncio.sleep(0.2)
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine"):
+        portal.run(work())
+    portal.close()
 
 
 def test_the_blocking_client_refuses_to_wait_for_itself():

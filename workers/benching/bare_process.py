@@ -51,8 +51,10 @@ class BareProcess:
         return [ThreadRate.model_validate(one) for one in self._ask("threads")]
 
     def _ask(self, word: str) -> Any:
-        self._stdin.write(f"{word}\n")
-        self._stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.write(f"{word}\n")
+            self._stdin.flush()
+        # Where it has ended, this says with which words.
         return self._read()
 
     def _read(self) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from visionpipe.errors import ModelLoadError
 from visionpipe.runs.report import RunReport
@@ -26,6 +26,8 @@ from workers.benching.verdict import advise, bare_ceiling
 
 if TYPE_CHECKING:
     from models.catalog import Entry
+
+T = TypeVar("T")
 
 MAX_IN_FLIGHT = 128
 GAIN = 1.03
@@ -74,16 +76,16 @@ def bench(contender: Contender, entry: Entry, asked: Asked, base: Settings, plan
         points = list(_points(asked, service, record, plan, tell))
         bare, notes = _bare(stack, asked, service, record, plan, tell)
         fastest = max((point.images_per_s for point in points), default=0.0)
-        runs, rounds = _rounds(asked, service, bare, fastest, plan, tell)
+        runs, rounds = _rounds(asked, service, bare, fastest, plan, tell, notes)
         subject, memory = subject_of(service, record, asked, bare), service.memory()
-        batches = bare.batches() if bare is not None else []
-        threads = bare.thread_rates() if bare is not None else []
+        batches = (_or_note(bare.batches, notes) or []) if bare is not None else []
+        threads = (_or_note(bare.thread_rates, notes) or []) if bare is not None else []
         crews = crew_rates(asked, service, runs, plan.most_workers, tell, notes)
         cores = record.usage.cores if record.usage is not None else float(bare.cores) if bare is not None else 1.0
         # Several interpreters may do more than the one that measures the stages.
         comparable = contender.workers == 1
         measured = [(one, run if comparable else None) for one, run in rounds if one is not None]
-        if rounds and bare is not None and not measured:
+        if rounds and bare is not None and not measured and not notes:
             notes.append("The stages were not measured without a queue: one image takes too long.")
         ceiling = bare_ceiling(measured, cores=cores, on_cpu=record.device == "cpu")
         return BenchReport(
@@ -189,7 +191,7 @@ def _bare(
 
 
 def _rounds(
-    asked: Asked, service: Served, bare: BareProcess | None, fastest: float, plan: Plan, tell: Tell
+    asked: Asked, service: Served, bare: BareProcess | None, fastest: float, plan: Plan, tell: Tell, notes: list[str]
 ) -> tuple[list[RunReport], list[tuple[Bare | None, float | None]]]:
     """Run folders and the bare stages in turns, so that a machine that slows down slows both."""
     runs: list[RunReport] = []
@@ -208,8 +210,18 @@ def _rounds(
             runs.append(report)
         if bare is not None:
             tell(f"The same stages without a queue, {index + 1} of {plan.rounds}")
-            rounds.append((bare.round(), report.images_per_s if report is not None else None))
+            rounds.append((_or_note(bare.round, notes), report.images_per_s if report is not None else None))
     return runs, rounds
+
+
+def _or_note(measure: Callable[[], T], notes: list[str]) -> T | None:
+    """Measure something, or note why that failed: what was measured before shall not be lost."""
+    try:
+        return measure()
+    except ModelLoadError as error:
+        if error.message not in notes:
+            notes.append(error.message)
+        return None
 
 
 def images_for(rate: float, seconds: float) -> int:
