@@ -190,6 +190,7 @@ def test_a_call_that_the_loop_never_hears_of_is_told(monkeypatch):
     with pytest.raises(InvalidRequestError, match="closed while"):
         portal.run(coroutine)
     coroutine.close()
+    portal._loop.close()
 
 
 def test_a_timeout_of_the_call_itself_is_its_own(monkeypatch):
