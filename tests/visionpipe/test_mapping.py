@@ -95,7 +95,7 @@ async def test_the_window_bounds_what_is_under_way_and_what_is_read_ahead(ordere
 
 
 async def test_large_images_are_bounded_by_bytes():
-    async with client_of(latency_s=0.05) as client:
+    async with client_of(latency_s=0.5) as client:
         peak = 0
 
         def images():
