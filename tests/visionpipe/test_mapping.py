@@ -67,7 +67,9 @@ async def test_jobs_grow_where_they_are_answered_at_once_unless_their_size_was_a
     async with client_of() as client:
         items = await _collect(client.map("classification", (b"s" for _ in range(5000)), model=MODEL))
         sizes = [len(submission.images) for submission in client.submissions]
-        assert (sizes[0], max(sizes)) == (32, 128)
+        assert sizes[0] == 32
+        # How far depends on the machine; the rule has tests of its own.
+        assert 32 < max(sizes) <= 128
         assert [item.index for item in items] == list(range(5000))
         client.submissions.clear()
         await _collect(client.map("classification", (b"s" for _ in range(5000)), model=MODEL, chunk=32))
