@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionpipe.errors import InvalidRequestError
@@ -41,6 +42,15 @@ class Window:
         return FIRST_CHUNK if self.chunk is None else self.chunk
 
 
+def rate_of(ended: Sequence[tuple[float, int]]) -> float | None:
+    """Give items a second from (time, items) of jobs that ended, in order; none where they tell nothing.
+
+    The first only starts the clock: how long it waited for its turn says nothing about the worker.
+    """
+    first_s, last_s = ended[0][0], ended[-1][0]
+    return (sum(items for _, items in ended) - ended[0][1]) / (last_s - first_s) if last_s > first_s else None
+
+
 class Cut:
     """Decides how many images the next job of a stream takes, from how fast the last ones were answered."""
 
@@ -59,8 +69,6 @@ class Cut:
         if self.window.chunk is not None:
             return
         self._answered.append((now_s, images))
-        began_s = self._answered[0][0]
-        if now_s > began_s:
-            # What was answered up to there belongs to the time before.
-            rate = sum(number for _, number in list(self._answered)[1:]) / (now_s - began_s)
+        rate = rate_of(self._answered)
+        if rate is not None:
             self.size = max(FIRST_CHUNK, min(MOST_CHUNK, math.ceil(rate * CHUNK_S)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from visionpipe.schemas.jobs import WorkerRecord
+from visionpipe.windows import rate_of
 
 TARGET_S = 2.0
 FIRST_ITEMS = 16
@@ -52,11 +53,8 @@ class Sizer:
             self._size = _clamp(min(max(rates) * TARGET_S, 2 * self._size))
 
     def _measured(self) -> float | None:
-        # The first chunk only starts the clock: how long it waited for its turn says nothing about the worker.
-        first_s, last_s = self._settled[0][0], self._settled[-1][0]
-        if last_s <= first_s:
-            return None
-        return sum(items for _, items in list(self._settled)[1:]) / (last_s - first_s) / self._workers
+        rate = rate_of(self._settled)
+        return None if rate is None else rate / self._workers
 
     def next_size(self, remaining: int) -> int:
         """Size of the next chunk; the last ones shrink so that all workers end together.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT_S = 600.0
 """No request is waited for longer than this."""
+FOLDER_IMAGES = (32, 20_000)
+"""Fewest and most images of a folder run."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,14 @@ def asked(
 
 def _takes_pictures(options: Options) -> bool:
     return not isinstance(options, FeatureVisualizationOptions) or options.method in METHODS_WITH_IMAGES
+
+
+def images_for(rate: float, seconds: float) -> int:
+    """Give how many images a folder run should have to last about so long."""
+    least, most = FOLDER_IMAGES
+    return max(least, min(most, round(rate * seconds)))
+
+
+def typical(runs: Sequence[RunReport]) -> RunReport:
+    """Give the run whose rate is the median."""
+    return sorted(runs, key=lambda run: run.images_per_s)[len(runs) // 2]

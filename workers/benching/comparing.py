@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from visionpipe.settings import Settings
-from workers.benching.asking import Asked
+from workers.benching.asking import Asked, images_for
 from workers.benching.contenders import Contender
 from workers.benching.load import Ask, closed_loop
 from workers.benching.points import Point
 from workers.benching.private import Served, Tell, served
 from workers.benching.report import CompareReport, Ratio
-from workers.benching.running import Plan, earn, images_for, settle, subject_of
+from workers.benching.running import Plan, earn, settle, subject_of
 
 if TYPE_CHECKING:
     from models.catalog import Entry

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from visionpipe.errors import VisionPipeError, WorkerStartError
 from visionpipe.runs.ceiling import USED_UP
 from visionpipe.runs.report import RunReport
-from workers.benching.asking import Asked
+from workers.benching.asking import Asked, images_for, typical
 from workers.benching.points import CrewRate
 from workers.benching.private import Served, Tell
 from workers.benching.verdict import WITHIN_WORKERS
-
-MOST_IMAGES = 20_000
-"""Of a folder run; otherwise as many for each worker as the first had."""
 
 
 def crew_rates(
@@ -40,7 +37,7 @@ def crew_rates(
         notes.append("More workers were not tried: the worker has just gone.")
         return []
     found = [_rate(len(records), runs)]
-    ceiling, usage = _typical(runs).ceiling, records[0].usage
+    ceiling, usage = typical(runs).ceiling, records[0].usage
     if ceiling is None or usage is None or ceiling.share >= USED_UP:
         return found
     try:
@@ -74,7 +71,8 @@ def _double(
 
 def _run(asked: Asked, service: Served, number: int, runs: Sequence[RunReport], tell: Tell) -> Sequence[RunReport]:
     service.hire(number, tell)
-    images = min(MOST_IMAGES, runs[-1].found * number)
+    # As many for each worker as the first had.
+    images = images_for(runs[-1].found, number)
     tell(f"Folder runs of {images:,} images by {number} workers")
     model = service.contender.model
     # The first is not counted: the new workers have opened nothing yet.
@@ -90,7 +88,3 @@ def _failing(runs: Sequence[RunReport]) -> float:
 
 def _rate(workers: int, runs: Sequence[RunReport]) -> CrewRate:
     return CrewRate(workers=workers, images_per_s=round(statistics.median(run.images_per_s for run in runs), 3))
-
-
-def _typical(runs: Sequence[RunReport]) -> RunReport:
-    return sorted(runs, key=lambda run: run.images_per_s)[len(runs) // 2]

@@ -13,7 +13,7 @@ from visionpipe.errors import ModelLoadError
 from visionpipe.runs.report import RunReport
 from visionpipe.schemas.jobs import WorkerRecord
 from visionpipe.settings import Settings
-from workers.benching.asking import Asked
+from workers.benching.asking import Asked, images_for, typical
 from workers.benching.bare_process import BareProcess, bare_process
 from workers.benching.contenders import Contender
 from workers.benching.crews import crew_rates
@@ -36,8 +36,6 @@ SETTLE_S = 0.5
 """Requests that are not counted: the client's first ones open connections."""
 EARN_S = 300.0
 """A network that is not compiled by then is measured as it is."""
-FOLDER_IMAGES = (32, 20_000)
-"""Fewest and most images of a folder run."""
 
 
 @dataclass(frozen=True)
@@ -224,23 +222,16 @@ def _or_note(measure: Callable[[], T], notes: list[str]) -> T | None:
         return None
 
 
-def images_for(rate: float, seconds: float) -> int:
-    """Give how many images a folder run should have to last about so long."""
-    least, most = FOLDER_IMAGES
-    return max(least, min(most, round(rate * seconds)))
-
-
 def _folder_phase(runs: Sequence[RunReport]) -> FolderPhase | None:
     if not runs:
         return None
     rates = [run.images_per_s for run in runs]
-    typical = sorted(runs, key=lambda run: run.images_per_s)[len(runs) // 2]
     return FolderPhase(
         images=runs[-1].found,
         images_per_s=round(statistics.median(rates), 3),
         runs=rates,
         failed=runs[-1].failed,
-        ceiling=typical.ceiling,
+        ceiling=typical(runs).ceiling,
     )
 
 
