@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionpipe.errors import (
-    ImageChangedError,
-    ImageExpiredError,
-    ImageNotFoundError,
-    ImageTooLargeError,
-    QueueUnavailableError,
-)
+from visionpipe.errors import ImageChangedError, ImageExpiredError, ImageNotFoundError, ImageTooLargeError
 from visionpipe.media import Folders, MediaRoots
 from visionpipe.schemas.images import BlobImage, ImageRef, InlineImage, MediaImage
 from visionpipe.settings import Settings
@@ -72,8 +66,6 @@ class Fetcher:
         except PermissionError as error:
             # Of this image alone, as far as one can tell: some object stores answer so where nothing is.
             raise ImageNotFoundError(f"{ref.key} cannot be read in the store: {error}") from error
-        except OSError as error:
-            raise QueueUnavailableError(f"The store cannot be read: {error}.") from error
         if data is None:
             raise ImageExpiredError(f"the pixels of {ref.key} are no longer in the store; submit the image again")
         if len(data) != ref.size_bytes or ref.sha256 not in (None, hashlib.sha256(data).hexdigest()):

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from visionpipe.errors import JobConflictError, QueueUnavailableError, VisionPipeError
 from visionpipe.queue import (
@@ -138,7 +138,7 @@ class RedisTransport:
         """See ``Transport.put``."""
         check_key(key)
         if self._store is not None:
-            await _outside(self._store.put, key, data, ttl_s)
+            await asyncio.to_thread(self._store.put, key, data, ttl_s)
         else:
             await self._command(self._redis.set(keys.stored(key), data, px=max(1, int(ttl_s * 1000))))
 
@@ -146,7 +146,10 @@ class RedisTransport:
         """See ``Transport.get``."""
         check_key(key)
         if self._store is not None:
-            return await _outside(self._store.get, key)
+            try:
+                return await asyncio.to_thread(self._store.get, key)
+            except PermissionError as error:
+                raise QueueUnavailableError(f"Expected a store that may be read, got {error}.") from error
         data = await self._command(self._redis.get(keys.stored(key)))
         return data if isinstance(data, bytes) else None
 
@@ -204,13 +207,13 @@ class RedisTransport:
 
         async def one(key: str, data: bytes) -> None:
             async with self._gate:
-                await _outside(put, key, data, ttl_s)
+                await asyncio.to_thread(put, key, data, ttl_s)
 
         await asyncio.gather(*(one(key, data) for key, data in payloads.items()))
 
     async def _drop_outside(self, job: str, external: bool) -> None:
         if external and self._store is not None:
-            await _outside(self._store.delete_job, job)
+            await asyncio.to_thread(self._store.delete_job, job)
 
     def _start(self) -> None:
         if not self._tasks:
@@ -254,7 +257,7 @@ class RedisTransport:
                     await self._call(calls.touch(list(watched), self._settings))
                 elif self._store is not None:
                     await asyncio.to_thread(self._touch_outside, watched)
-            except (QueueUnavailableError, OSError) as error:
+            except QueueUnavailableError as error:
                 logger.warning("pixels of waiting jobs could not be kept alive: %s", error)
 
     def _touch_outside(self, watched: Mapping[str, int]) -> None:
@@ -262,15 +265,6 @@ class RedisTransport:
         for job, blobs in watched.items():
             for index in range(blobs):
                 self._store.touch(f"blob:{job}:{index}", self._settings.blob_ttl_s)
-
-
-async def _outside(work: Callable[..., T], *args: Any) -> T:
-    try:
-        return await asyncio.to_thread(work, *args)
-    except OSError as error:
-        raise QueueUnavailableError(
-            f"Expected a store that can be used behind VISIONPIPE_STORE_URL, got {type(error).__name__}: {error}."
-        ) from error
 
 
 async def _cancellable(work: Awaitable[T]) -> T:

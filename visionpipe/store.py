@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visionpipe.errors import QueueUnavailableError, SettingsError
@@ -30,7 +30,7 @@ _ATOMIC = {"memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oc
 
 
 class Store(Protocol):
-    """Where encoded images and artifacts lie; every method may be called from any thread."""
+    """Where encoded images and artifacts lie; for any thread. Each method may raise ``QueueUnavailableError``."""
 
     external: bool
     """Whether the bytes lie outside Redis, so that no Lua script can delete them."""
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Write a value, whole or not at all; an old value of the key is replaced."""
 
     def get(self, key: str) -> bytes | None:
-        """Read a value; ``None`` when it expired or never was."""
+        """Read a value; ``None`` when it expired or never was. ``PermissionError`` concerns this value alone."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove values; missing ones are no error."""
@@ -157,7 +157,7 @@ class FsspecStore:
     def put(self, key: str, data: bytes, ttl_s: float) -> None:
         """See ``Store.put``."""
         path = self._path(key)
-        with _in_words():
+        with _usable():
             if not self._atomic:
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             # The expiry goes first: gc never meets a value whose time it does not know.
@@ -168,12 +168,12 @@ class FsspecStore:
         """See ``Store.get``."""
         path = self._path(key)
         # One call for both: object stores fetch them side by side.
-        with _in_words():
+        with _usable():
             found = self._fs.cat([path, path + _EXPIRY], on_error="return")
         data, expiry = (found.get(name) for name in (path, path + _EXPIRY))
         for answer in (data, expiry):
             if isinstance(answer, Exception) and not isinstance(answer, _MISSING):
-                with _in_words():
+                with nullcontext() if isinstance(answer, PermissionError) else _usable():
                     raise answer
         if not isinstance(data, bytes) or not isinstance(expiry, bytes) or _expired(expiry):
             return None
@@ -181,29 +181,29 @@ class FsspecStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``."""
-        with _in_words():
+        with _usable():
             for key in keys:
                 self._remove(self._path(key))
 
     def touch(self, key: str, ttl_s: float) -> None:
         """See ``Store.touch``."""
         path = self._path(key)
-        with _in_words():
+        with _usable():
             if self._fs.exists(path):
                 self._write(path + _EXPIRY, _deadline(ttl_s))
 
     def delete_job(self, job: str) -> None:
         """See ``Store.delete_job``."""
-        with suppress(FileNotFoundError), _in_words():
+        with _usable(), suppress(FileNotFoundError):
             self._fs.rm(self._path(f"blob:{job}"), recursive=True)
 
     def gc(self) -> int:
         """See ``Store.gc``; also removes temporary files that a crash left more than a day ago."""
         removed = 0
-        with _in_words():
+        with _usable():
             paths = list(self._fs.find(self._root))
         for path in paths:
-            with suppress(FileNotFoundError), _in_words():
+            with _usable(), suppress(FileNotFoundError):
                 if _TEMPORARY in path:
                     self._drop_abandoned(path)
                 elif path.endswith(_EXPIRY) and _expired(self._fs.cat_file(path)):
@@ -259,14 +259,14 @@ class FsspecStore:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """Make an ``OSError`` of what some file systems raise: the errors of their network library."""
+def _usable() -> Iterator[None]:
+    """Make one error of what file systems raise, some of them those of their network library."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        raise QueueUnavailableError(
+            f"Expected a store that can be used behind VISIONPIPE_STORE_URL, got {type(error).__name__}: {error}."
+        ) from error
 
 
 def _deadline(ttl_s: float) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from visionpipe.errors import QueueUnavailableError, ServiceError
+from visionpipe.errors import ServiceError
 from visionpipe.schemas.images import ArtifactRef
 from visionpipe.settings import Settings
 from visionpipe.store import Store, put_artifact
@@ -43,7 +43,4 @@ class Artifacts:
             return None
 
     def _put(self, data: bytes, media_type: str) -> ArtifactRef:
-        try:
-            return put_artifact(self._store, data, media_type, self._settings)
-        except OSError as error:
-            raise QueueUnavailableError(f"The store cannot take an artifact of {len(data)} bytes: {error}.") from error
+        return put_artifact(self._store, data, media_type, self._settings)

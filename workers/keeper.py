@@ -12,7 +12,7 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from visionpipe.errors import ServiceError
+from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.queue import calls, keys, run
 from visionpipe.queue.sweeping import Sweeper
 from visionpipe.schemas.images import BlobImage
@@ -201,12 +201,12 @@ class Keeper:
                 self._touch(now)
                 for job in run(self._redis, calls.gc()):
                     # They are told once; those that cannot be deleted now expire.
-                    with suppress(OSError):
+                    with suppress(QueueUnavailableError):
                         self._store.delete_job(job)
                 if now >= collect_at:
                     self._store.gc()
                     collect_at = now + COLLECT_EVERY_S
-            except (ServiceError, OSError, ValueError) as error:
+            except (ServiceError, ValueError) as error:
                 logger.warning("pixels of ended jobs were not deleted: %s", error)
 
     def _touch(self, now: float) -> None:
@@ -222,5 +222,5 @@ class Keeper:
     def _touch_one(self, key: str) -> None:
         try:
             self._store.touch(key, self._settings.blob_ttl_s)
-        except (ServiceError, OSError, ValueError) as error:
+        except (ServiceError, ValueError) as error:
             logger.warning("pixels of %s were not kept alive: %s", key, error)

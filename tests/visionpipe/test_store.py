@@ -148,7 +148,7 @@ def test_a_write_that_fails_leaves_the_old_value_and_no_leftover(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store._fs, "mv", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(QueueUnavailableError, match=r"OSError.*No space left"):
         store.put("blob:j:0", b"new", 60)
     assert store.get("blob:j:0") == b"old"
     assert not list(tmp_path.rglob("*.tmp-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from visionpipe.errors import QueueUnavailableError
 from visionpipe.schemas.jobs import JobState
 from visionpipe.schemas.results import EmbeddingResult
-from visionpipe.store import open_store
+from visionpipe.store import FsspecStore, open_store
 from visionpipe.tasks import parse_item
 from workers.artifacts import Artifacts
 from workers.runtime import Answer
@@ -153,14 +154,15 @@ def test_a_preview_is_tried_once_while_the_store_is_away(rig: Rig) -> None:
     assert away.attempts == 1
 
 
-def test_a_store_that_refuses_is_told_as_unavailable(rig: Rig) -> None:
-    class Full:
-        def put(self, *_: Any) -> None:
-            raise OSError("disk full")
+def test_a_store_that_refuses_is_told_as_unavailable(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("disk full")
 
+    store = FsspecStore(f"file://{tmp_path}")
+    monkeypatch.setattr(store._fs, "pipe_file", full)
     settings = rig.settings.model_copy(update={"lease_s": 0.05})
     with pytest.raises(QueueUnavailableError, match="disk full"):
-        Artifacts(Full(), settings).put(b"x", "image/png")  # type: ignore[arg-type]
+        Artifacts(store, settings).put(b"x", "image/png")
 
 
 def test_an_artifact_of_equal_bytes_is_stored_once(rig: Rig) -> None:
