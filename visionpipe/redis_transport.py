@@ -146,10 +146,7 @@ class RedisTransport:
         """See ``Transport.get``."""
         check_key(key)
         if self._store is not None:
-            try:
-                return await asyncio.to_thread(self._store.get, key)
-            except PermissionError as error:
-                raise QueueUnavailableError(f"Expected a store that may be read, got {error}.") from error
+            return await asyncio.to_thread(self._store.get, key)
         data = await self._command(self._redis.get(keys.stored(key)))
         return data if isinstance(data, bytes) else None
 

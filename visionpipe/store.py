@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from visionpipe.errors import QueueUnavailableError, SettingsError
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Write a value, whole or not at all; an old value of the key is replaced."""
 
     def get(self, key: str) -> bytes | None:
-        """Read a value; ``None`` when it expired or never was. ``PermissionError`` concerns this value alone."""
+        """Read a value; ``None`` when it expired or never was."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove values; missing ones are no error."""
@@ -173,7 +173,7 @@ class FsspecStore:
         data, expiry = (found.get(name) for name in (path, path + _EXPIRY))
         for answer in (data, expiry):
             if isinstance(answer, Exception) and not isinstance(answer, _MISSING):
-                with nullcontext() if isinstance(answer, PermissionError) else _usable():
+                with _usable():
                     raise answer
         if not isinstance(data, bytes) or not isinstance(expiry, bytes) or _expired(expiry):
             return None

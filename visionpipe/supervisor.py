@@ -240,6 +240,7 @@ class Supervisor:
         try:
             yield self._redis
         except ServiceError as error:
+            self._sweeper.note_silence()
             if error.message != self._redis_fault:
                 self._on_event(f"Redis: {error.message}")
             self._redis_fault = error.message

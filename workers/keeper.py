@@ -137,6 +137,7 @@ class Keeper:
                 self._expire(now)
                 self._listen(min(renew_at, self._sweeper.due_at, *self._deadlines()) - time.monotonic())
             except (ServiceError, RedisError, OSError) as error:
+                self._sweeper.note_silence()
                 logger.warning("the queue or the store does not answer; trying again: %s", error)
                 self._closing.wait(min(1.0, self._settings.renew_s))
 

@@ -10,11 +10,10 @@ from redis import Redis
 
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.media import Folders
-from visionpipe.queue import calls, run
+from visionpipe.queue import calls
 from workers.batching import Batcher
-from workers.claims import CLAIM_TRY_S
 from workers.committer import Committer
-from workers.persist import persist
+from workers.persist import run_all
 from workers.reading import Reader
 from workers.runtime import Runtime
 from workers.work import Work
@@ -87,12 +86,15 @@ class Preparer:
     def _mark(self, work: Work) -> bool:
         mark = calls.mark(work.job.claim.job, work.job.claim.token, work.index)
         try:
-            marked = persist(lambda: run(self._redis, mark), give_up_s=CLAIM_TRY_S)
+            # Not patient: it takes the device thread's time.
+            (marked,) = run_all(self._redis, [mark], patient=False)
         except ServiceError as error:
             logger.warning("a suspect of job %s was not marked: %s", work.job.claim.job, error)
-            marked = False
-        work.job.lost = work.job.lost or not marked
-        return marked
+            marked = None
+        # Where Redis does not answer, whoever claims the job next tries again.
+        work.job.lost = work.job.lost or marked is False
+        work.job.handing_back = work.job.handing_back or marked is None
+        return bool(marked)
 
     def _prepare(self, work: Work, folders: Folders | None = None) -> bool:
         try:

@@ -68,8 +68,6 @@ def main() -> int:
     wanted = _arguments()
     python = make_environment(wanted.venv, wanted.wheels, wanted.site)
     wanted.out.mkdir(parents=True, exist_ok=True)
-    for name in ("bench", *wanted.models):
-        (wanted.out / f"{name}.json").unlink(missing_ok=True)
     faults: list[str] = []
     # Plugins of this Python's pytest are no business of ours.
     environment = dict(
@@ -86,6 +84,8 @@ def main() -> int:
             faults += [f"{name}: {fault}"] if fault else []
     facts = machine(python, wanted.device)
     if not wanted.no_bench:
+        for name in ("bench", *wanted.models):
+            (wanted.out / f"{name}.json").unlink(missing_ok=True)
         measured: list[dict[str, Any]] = []
         # Written after each model: whoever ends this early has the others.
         for report in measure(python, wanted, faults):

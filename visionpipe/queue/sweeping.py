@@ -26,8 +26,13 @@ class Sweeper:
         self._redis = redis
         self._settings = settings
         self._last = time.monotonic()
+        self._was_silent = False
         self.due_at = self._last
         """Monotonic time of the next sweep."""
+
+    def note_silence(self) -> None:
+        """Note that Redis did not answer, whatever was asked: leases could not be renewed meanwhile."""
+        self._was_silent = True
 
     def sweep(self, now: float) -> Swept | None:
         """Sweep if it is time to; gives what was done, if anything was looked at.
@@ -38,11 +43,13 @@ class Sweeper:
         if now < self.due_at:
             return None
         settings = self._settings
-        if now - self._last > max(settings.lease_s / 2, 2 * settings.sweep_s, 2 * settings.renew_s):
+        # Without a word of silence this process was stopped itself, or sweeps seldom.
+        usual_s = 0.0 if self._was_silent else 2 * max(settings.sweep_s, settings.renew_s)
+        if now - self._last > max(settings.lease_s / 2, usual_s):
             # So long an outage may have outlasted the leases of workers that live: first they renew them.
             run(self._redis, calls.workers())
             swept, wait_s = None, settings.renew_s
         else:
             swept, wait_s = run(self._redis, calls.sweep(settings)), settings.sweep_s
-        self._last, self.due_at = now, now + wait_s
+        self._last, self.due_at, self._was_silent = now, now + wait_s, False
         return swept
