@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -55,14 +56,18 @@ class Preprocess:
 
     def levels(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
         """Resize and crop one picture; gives uint8 of shape (C, H, W)."""
+        return torch.from_numpy(self.levels_array(image, full_wh))
+
+    def levels_array(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Do the same without torch, whose tensors let other threads interrupt when they are made and when they go."""
         mode = self.preprocessing.mode
         if image.mode != mode:
             image = image.convert(mode)
         image = self._fit(image, full_wh or image.size)
         levels = np.array(image)
         if len(mode) == 1:
-            return torch.from_numpy(levels.reshape(1, image.height, image.width))
-        return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
+            return levels.reshape(1, image.height, image.width)
+        return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
     def levels_there(self, pixels_CHW: Tensor) -> Tensor | None:
         """Resize and crop a decoded picture on the device where it lies, within two levels of what ``levels`` gives.

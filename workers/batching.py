@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 
@@ -79,13 +79,15 @@ class Batcher:
         """Wait until the device thread takes work; says whether it does."""
         return self._warm.wait(timeout_s)
 
-    def put(self, work: Work) -> None:
-        """Hand over prepared work; waits while its lane has more than enough of it."""
-        work.ready_at = time.monotonic()
+    def put(self, works: Sequence[Work]) -> None:
+        """Hand over prepared work of one lane; waits while that has more than enough of it."""
+        lane = works[0].job.lane
         with self._lock:
-            self._put(work, work.job.lane)
-            # Waking the device for each image of a batch that is being filled would cost more than a tiny image.
-            if self._ready.count(Lane.BULK) <= 1 or not self._is_gathering or work.job.lane is Lane.INTERACTIVE:
+            had_none = not self._ready.count(Lane.BULK)
+            for work in works:
+                self._put(work, lane)
+            # Waking the device for what joins a batch that is being filled would cost more than a tiny image.
+            if had_none or not self._is_gathering or lane is Lane.INTERACTIVE:
                 self._wake.notify()
 
     def _put(self, work: Work, lane: Lane) -> None:
@@ -266,7 +268,6 @@ class Batcher:
         if work.job.dropped:
             self.hooks.dropped(work)
         elif self.hooks.suspect(work):
-            work.ready_at = time.monotonic()
             if work.is_long:
                 with self._lock:
                     self._long.put(work)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -54,19 +57,19 @@ class ClassificationRuntime(Runtime):
         if work.prepared is None:
             assert work.image is not None
             work.prepared = self._prepared(work.image.image, work.image.full_wh)
-        work.num_pixels = work.prepared.numel()
         work.key = tuple(work.prepared.shape)
+        work.num_pixels = math.prod(work.key)
 
-    def _prepared(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor:
+    def _prepared(self, image: Image.Image, full_wh: tuple[int, int] | None = None) -> Tensor | NDArray[np.uint8]:
         own = self.hosted.hooks.preprocess
-        return self._reference.levels(image, full_wh) if own is None else own(image)
+        return self._reference.levels_array(image, full_wh) if own is None else own(image)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work]) -> Tensor | Pending:
         """Give probabilities, float32 (N, K) in [0, 1], on the CPU or on their way there."""
         return self.hosted.copies.fetch(self._answer([work.prepared for work in batch]))
 
-    def _answer(self, prepared: Sequence[Tensor]) -> Tensor:
+    def _answer(self, prepared: Sequence[Tensor | NDArray[np.uint8]]) -> Tensor:
         inputs_NCHW = self.hosted.copies.stack(prepared)
         if inputs_NCHW.dtype == torch.uint8:
             # All at once, on the device: four small operations per picture take longer than a small network.

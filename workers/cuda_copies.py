@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.cuda import Cuda
@@ -46,22 +48,23 @@ class Copies:
     def __init__(self, cuda: Cuda | None) -> None:
         self._cuda = cuda
 
-    def stack(self, images: Sequence[Tensor]) -> Tensor:
+    def stack(self, images: Sequence[Tensor | NDArray[Any]]) -> Tensor:
         """Bring images of one shape and dtype to the device as one batch.
 
         Args:
-            images: Each (C, H, W), in host memory, or on the device already and complete.
+            images: Each (C, H, W), in host memory, as tensors or all as arrays, or on the device already and complete.
 
         Returns:
             (N, C, H, W), which later work of this thread may read.
         """
         if self._cuda is None:
-            return torch.stack(list(images))
-        at_home = [image for image in images if not self._cuda.holds(image)]
+            return _stack(images)
+        at_home = [image for image in images if not self._holds(image)]
+        sent = self._cuda.send(self._pinned(at_home)) if at_home else torch.empty(0)
         if len(at_home) == len(images):
-            return self._cuda.send(self._pinned(images))
-        there = iter(self._cuda.send(self._pinned(at_home)).unbind() if at_home else ())
-        return torch.stack([self._cuda.adopt(image) if self._cuda.holds(image) else next(there) for image in images])
+            return sent
+        there = iter(sent.unbind())
+        return torch.stack([self._cuda.adopt(image) if self._holds(image) else next(there) for image in images])
 
     def move(self, batch_NCHW: Tensor) -> Tensor:
         """Bring a batch that is stacked already to the device."""
@@ -79,6 +82,18 @@ class Copies:
         into = self._cuda.pinned(values.shape, values.dtype)
         return Pending(into, self._cuda.fetch(values, into))
 
-    def _pinned(self, images: Sequence[Tensor]) -> Tensor:
-        pinned = self._cuda.pinned((len(images), *images[0].shape), images[0].dtype) if self._cuda else None
-        return torch.stack(list(images), out=pinned)
+    def _holds(self, image: Tensor | NDArray[Any]) -> TypeGuard[Tensor]:
+        return isinstance(image, Tensor) and self._cuda is not None and self._cuda.holds(image)
+
+    def _pinned(self, images: Sequence[Tensor | NDArray[Any]]) -> Tensor:
+        assert self._cuda is not None
+        first = torch.as_tensor(images[0])
+        return _stack(images, self._cuda.pinned((len(images), *first.shape), first.dtype))
+
+
+def _stack(images: Sequence[Tensor | NDArray[Any]], out: Tensor | None = None) -> Tensor:
+    if isinstance(images[0], Tensor):
+        return torch.stack([torch.as_tensor(image) for image in images], out=out)
+    # As if they were one picture of many channels: numpy's own stack makes a view of each first.
+    flat = np.concatenate(images, out=None if out is None else out.flatten(0, 1).numpy())
+    return torch.from_numpy(flat).view(len(images), *images[0].shape) if out is None else out

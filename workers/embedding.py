@@ -90,9 +90,10 @@ class EmbeddingRuntime(Runtime):
         if options.layer is not None:
             check_layer(self.hosted.master, options.layer)
         own = self.hosted.hooks.preprocess
-        work.prepared = self._reference.levels(work.image.image) if own is None else own(work.image.image)
-        work.num_pixels = work.prepared.numel()
-        work.key = (options.layer, options.pooling, tuple(work.prepared.shape))
+        work.prepared = self._reference.levels_array(work.image.image) if own is None else own(work.image.image)
+        shape_CHW = tuple(work.prepared.shape)
+        work.num_pixels = math.prod(shape_CHW)
+        work.key = (options.layer, options.pooling, shape_CHW)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work]) -> Tensor | Pending:

@@ -248,7 +248,7 @@ class Engine:
             work.prepared = None
         self._parts.window.remove(job.lane, len(works), job.weight, num_done=num_done)
         if not job.suspect:
-            self._way.leave(job.lane, sum(work.is_quick for work in works))
+            self._way.leave(job.lane, sum([work.is_quick for work in works]))
         for gate in (self._suspects, self._long):
             gate.settled(works)
 

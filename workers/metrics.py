@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter as Counted
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
@@ -52,10 +51,14 @@ class Metrics:
         self._items_of = cache(self._make_item)
 
     def count(self, left: Sequence[tuple[Work, bool]]) -> None:
-        """Count the outcomes and times of images that left the worker together, each with whether it has a result."""
-        for (task, lane, ok), num_items in Counted((work.request.task, work.job.lane, ok) for work, ok in left).items():
-            self._items_of(task, lane, "done" if ok else "failed").inc(num_items)
-        self._stages.observe(left)
+        """Count the outcomes and times of images of one job that left the worker, each with whether it has a result."""
+        if not left:
+            return
+        job, num_done = left[0][0].job, sum([ok for _, ok in left])
+        for outcome, num_items in (("done", num_done), ("failed", len(left) - num_done)):
+            if num_items:
+                self._items_of(job.request.task, job.lane, outcome).inc(num_items)
+        self._stages.observe([work.times_ms for work, _ in left], job.claim.waited_ms)
 
     def _make_item(self, task: str, lane: Lane, outcome: str) -> Counter:
         return self._items.labels(self._model, task, str(lane), outcome)
@@ -88,17 +91,16 @@ class StageTimes(Collector):
         self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(_SECONDS) + 1))
         self._sums_ms: defaultdict[str, float] = defaultdict(float)
 
-    def observe(self, left: Sequence[tuple[Work, bool]]) -> None:
-        """Count the times of some images."""
+    def observe(self, times_ms: Sequence[Mapping[str, float]], queue_ms: float) -> None:
+        """Count the times of some images, all of which waited in the queue for as long."""
+        counts, sums_ms = self._counts, self._sums_ms
         with self._lock:
-            for work, _ in left:
-                self._add("queue_ms", work.job.claim.waited_ms)
-                for name, value_ms in work.times_ms.items():
-                    self._add(name, value_ms)
-
-    def _add(self, name: str, value_ms: float) -> None:
-        self._counts[name][bisect_left(_MILLISECONDS, value_ms)] += 1
-        self._sums_ms[name] += value_ms
+            counts["queue_ms"][bisect_left(_MILLISECONDS, queue_ms)] += len(times_ms)
+            sums_ms["queue_ms"] += queue_ms * len(times_ms)
+            for stages in times_ms:
+                for name, value_ms in stages.items():
+                    counts[name][bisect_left(_MILLISECONDS, value_ms)] += 1
+                    sums_ms[name] += value_ms
 
     def collect(self) -> Iterator[Metric]:
         """Give the samples."""

@@ -11,6 +11,7 @@ from redis import Redis
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.media import Folders
 from visionpipe.queue import calls
+from visionpipe.schemas.jobs import Lane
 from workers.batching import Batcher
 from workers.committer import Committer
 from workers.persist import run_all
@@ -19,6 +20,9 @@ from workers.runtime import Runtime
 from workers.work import Work
 
 logger = logging.getLogger("visionpipe.preparer")
+
+TOGETHER_S = 0.002
+"""For how long ready bulk images wait to be handed to the device together."""
 
 
 class Preparer:
@@ -43,7 +47,8 @@ class Preparer:
 
     def prepare(self, works: Sequence[Work]) -> None:
         """Prepare images of one lane, and hand them to the device."""
-        expected = sum(work.is_quick for work in works)
+        lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
+        ready: list[Work] = []
         with Folders() as folders:
             for work in works:
                 if not work.job.dropped:
@@ -54,9 +59,14 @@ class Preparer:
                     if work.is_long and work.is_quick:
                         # Only its pixels told that it takes long.
                         work.is_quick = False
-                        work.way.leave(work.job.lane)
-                    self._batcher.put(work)
-        self._batcher.expect(works[0].job.lane, -expected)
+                        work.way.leave(lane)
+                    ready.append(work)
+                    if lane is Lane.INTERACTIVE or work.is_long or work.ready_at - ready[0].ready_at > TOGETHER_S:
+                        self._batcher.put(ready)
+                        ready = []
+        if ready:
+            self._batcher.put(ready)
+        self._batcher.expect(lane, -expected)
 
     def fetch_suspect(self, work: Work) -> None:
         """Fetch an image that is tried alone, and hand it to the device, which must not wait for that."""
@@ -103,7 +113,8 @@ class Preparer:
                 self._reader.fill(work, work.ref, runtime.enough_px(), folders, runtime.decoder)
             started = time.monotonic()
             runtime.prepare(work)
-            work.times_ms["preprocess_ms"] = (time.monotonic() - started) * 1000
+            work.ready_at = time.monotonic()
+            work.times_ms["preprocess_ms"] = (work.ready_at - started) * 1000
             # A runtime that needs the pixels later keeps them in `prepared`; photographs are large.
             work.image = None
             if work.is_long and (told := runtime.estimate(work)) is not None:
