@@ -161,7 +161,9 @@ MAX_DEPTH = 100
 MAX_OPEN = 32
 """Folders that one thread has open at once; a process may have some 1,000 files open in all."""
 TINY_BYTES = 2**16
-"""Files of up to so many bytes are looked at once, after they have been read."""
+"""Files below a root of up to so many bytes are looked at once, after they have been read, if they are settled."""
+SETTLED_NS = 2_000_000_000
+"""A file that nothing has changed for so long was not being written when it was read a moment ago."""
 
 
 class Folders:
@@ -272,10 +274,11 @@ def _read_unchanged(fd: int, expected: tuple[int, int]) -> bytes | None:
         data = os.pread(fd, expected[0] + 1, 0)
     except OSError:
         return None
-    # Looked at afterwards alone: it would have changed since it was submitted, if it had changed while it was read.
     after = os.fstat(fd)
     is_it = stat.S_ISREG(after.st_mode) and (after.st_size, after.st_mtime_ns) == expected
-    return data if is_it and len(data) == expected[0] else None
+    # Whoever writes to a file may set its modification time back, but not the time of that.
+    is_settled = time.time_ns() - after.st_ctime_ns > SETTLED_NS
+    return data if is_it and is_settled and len(data) == expected[0] else None
 
 
 def _read_up_to(fd: int, size: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 
@@ -79,15 +79,13 @@ class Batcher:
         """Wait until the device thread takes work; says whether it does."""
         return self._warm.wait(timeout_s)
 
-    def put(self, works: Sequence[Work]) -> None:
-        """Hand over prepared work of one lane; waits while that has more than enough of it."""
-        lane = works[0].job.lane
+    def put(self, work: Work) -> None:
+        """Hand over prepared work; waits while its lane has more than enough of it."""
+        lane = work.job.lane
         with self._lock:
-            had_none = not self._ready.count(Lane.BULK)
-            for work in works:
-                self._put(work, lane)
+            self._put(work, lane)
             # Waking the device for what joins a batch that is being filled would cost more than a tiny image.
-            if had_none or not self._is_gathering or lane is Lane.INTERACTIVE:
+            if lane is Lane.INTERACTIVE or work.is_long or (self._is_starving and self._is_bulk_worth_waking_for):
                 self._wake.notify()
 
     def _put(self, work: Work, lane: Lane) -> None:
@@ -225,6 +223,11 @@ class Batcher:
         """Whether a bulk batch would be fuller in a moment: small ones keep both the device and the decoders back."""
         has_more = self._ready.count(Lane.BULK) > 0 and self._coming[Lane.BULK] > 0
         return has_more and not self._ready.has_full_batch(Lane.BULK, self._limit(Lane.BULK))
+
+    @property
+    def _is_bulk_worth_waking_for(self) -> bool:
+        """Whether a device that waits should look at what is ready: the first of a batch, or enough for one."""
+        return self._ready.count(Lane.BULK) <= 1 or not self._is_gathering
 
     @property
     def _is_bulk_next(self) -> bool:

@@ -211,7 +211,7 @@ class Committer:
         job = works[0].job
         told = zip(works, outcomes, strict=True) if not job.lost else ()
         written = [(work, item_json(work, outcome)) for work, outcome in told if outcome is not None]
-        self._metrics.count([(work, item[1]) for work, item in written])
+        self._metrics.count(job, [(work, item[1]) for work, item in written])
         job.settle([item for _, item in written], len(works) - len(written))
         self._pending[job] = None
         return len(written)

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from visionpipe.schemas.jobs import Lane
-from workers.work import Work
+from workers.work import HeldJob, Work
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _MILLISECONDS = [1000 * seconds for seconds in _SECONDS]
@@ -50,11 +50,9 @@ class Metrics:
         # The library looks a metric up by its labels under a lock, which is too slow to be done for each image.
         self._items_of = cache(self._make_item)
 
-    def count(self, left: Sequence[tuple[Work, bool]]) -> None:
-        """Count the outcomes and times of images of one job that left the worker, each with whether it has a result."""
-        if not left:
-            return
-        job, num_done = left[0][0].job, sum([ok for _, ok in left])
+    def count(self, job: HeldJob, left: Sequence[tuple[Work, bool]]) -> None:
+        """Count the outcomes and times of a job's images that left the worker, each with whether it has a result."""
+        num_done = sum([ok for _, ok in left])
         for outcome, num_items in (("done", num_done), ("failed", len(left) - num_done)):
             if num_items:
                 self._items_of(job.request.task, job.lane, outcome).inc(num_items)

@@ -11,7 +11,6 @@ from redis import Redis
 from visionpipe.errors import QueueUnavailableError, ServiceError
 from visionpipe.media import Folders
 from visionpipe.queue import calls
-from visionpipe.schemas.jobs import Lane
 from workers.batching import Batcher
 from workers.committer import Committer
 from workers.persist import run_all
@@ -20,9 +19,6 @@ from workers.runtime import Runtime
 from workers.work import Work
 
 logger = logging.getLogger("visionpipe.preparer")
-
-TOGETHER_S = 0.002
-"""For how long ready bulk images wait to be handed to the device together."""
 
 
 class Preparer:
@@ -47,8 +43,7 @@ class Preparer:
 
     def prepare(self, works: Sequence[Work]) -> None:
         """Prepare images of one lane, and hand them to the device."""
-        lane, expected = works[0].job.lane, sum(work.is_quick for work in works)
-        ready: list[Work] = []
+        expected = sum(work.is_quick for work in works)
         with Folders() as folders:
             for work in works:
                 if not work.job.dropped:
@@ -59,14 +54,9 @@ class Preparer:
                     if work.is_long and work.is_quick:
                         # Only its pixels told that it takes long.
                         work.is_quick = False
-                        work.way.leave(lane)
-                    ready.append(work)
-                    if lane is Lane.INTERACTIVE or work.is_long or work.ready_at - ready[0].ready_at > TOGETHER_S:
-                        self._batcher.put(ready)
-                        ready = []
-        if ready:
-            self._batcher.put(ready)
-        self._batcher.expect(lane, -expected)
+                        work.way.leave(work.job.lane)
+                    self._batcher.put(work)
+        self._batcher.expect(works[0].job.lane, -expected)
 
     def fetch_suspect(self, work: Work) -> None:
         """Fetch an image that is tried alone, and hand it to the device, which must not wait for that."""

@@ -31,10 +31,16 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=[-1, 10**30], ids=["looked at once", "looked at twice"])
+def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "SETTLED_NS", request.param)
+
+
 def _ref(path: str, size: int = 6, mtime_ns: int = 0) -> MediaImage:
     return MediaImage(root="scans", path=path, size_bytes=size, mtime_ns=mtime_ns)
 
 
+@pytest.mark.usefixtures("looks")
 def test_a_file_below_a_root_is_named_and_read_by_reference(root):
     roots = MediaRoots({"scans": root})
     ref = roots.reference(root / "a" / ".." / "a" / "b" / "x.jpg", "mine")
@@ -100,6 +106,7 @@ def test_symbolic_links_are_not_followed_by_the_reader(root, tmp_path):
         roots.read(_ref("up/secret.jpg"), max_bytes=MAX)
 
 
+@pytest.mark.usefixtures("looks")
 def test_another_size_or_time_is_a_changed_image(root):
     roots = MediaRoots({"scans": root})
     ref = roots.reference(root / "a/b/x.jpg")
@@ -125,6 +132,39 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(root, monkeypatch
         read_file(path, max_bytes=MAX)
 
 
+@pytest.mark.usefixtures("looks")
+@pytest.mark.parametrize("written", [b"PIXELS and more", b"PIXELS", b"pix"], ids=["longer", "as long", "shorter"])
+def test_a_referenced_file_that_is_written_to_while_it_is_read_is_refused(root, monkeypatch, written: bytes):
+    path, roots = root / "a/b/x.jpg", MediaRoots({"scans": root})
+    os.utime(path, ns=(0, 1))
+    ref = roots.reference(path)
+    assert ref is not None
+    for name in ("read", "pread"):
+        real = getattr(os, name)
+
+        def slow(*how: int, real=real) -> bytes:
+            path.write_bytes(written)
+            return real(*how)
+
+        monkeypatch.setattr(media.os, name, slow)
+    with pytest.raises(ImageChangedError, match=r"changed|written"):
+        roots.read(ref, max_bytes=MAX)
+
+
+def test_a_file_whose_time_is_set_back_after_it_was_written_to_is_read_whole(root, monkeypatch):
+    path, roots = root / "a/b/x.jpg", MediaRoots({"scans": root})
+    ref = roots.reference(path)
+    assert ref is not None
+
+    def torn(_fd: int, _size: int, _offset: int) -> bytes:
+        path.write_bytes(b"PIXELS")
+        os.utime(path, ns=(0, ref.mtime_ns))
+        return b"pixELS"
+
+    monkeypatch.setattr(media.os, "pread", torn)
+    assert roots.read(ref, max_bytes=MAX) == b"PIXELS"
+
+
 def test_a_large_file_is_refused_before_it_is_read(root):
     with (root / "huge.jpg").open("wb") as file:
         file.truncate(2**40)
@@ -133,13 +173,15 @@ def test_a_large_file_is_refused_before_it_is_read(root):
 
 
 @pytest.mark.timeout(10)
+@pytest.mark.usefixtures("looks")
 def test_pipes_folders_and_missing_files_are_refused_without_hanging(root):
     os.mkfifo(root / "pipe.jpg")
     for name, reason in [("pipe.jpg", "not a regular"), ("a", "not a regular"), ("none", "No such"), ("n\0l", "null")]:
         with pytest.raises(ImageNotFoundError, match=reason):
             read_file(root / name, max_bytes=MAX)
-    with pytest.raises(ImageNotFoundError, match="not a regular"):
-        MediaRoots({"scans": root}).read(_ref("pipe.jpg"), max_bytes=MAX)
+    for name in ("pipe.jpg", "a"):
+        with pytest.raises(ImageNotFoundError, match="not a regular"):
+            MediaRoots({"scans": root}).read(_ref(name), max_bytes=MAX)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -140,7 +140,6 @@ def test_a_batch_holds_at_most_so_many_values(rig: Any, monkeypatch: pytest.Monk
 
 def test_a_batch_that_is_full_by_values_waits_for_no_more(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.ready.MAX_BATCH_VALUES", 32)
-    monkeypatch.setattr("workers.lanes.SLICE", 1)
     monkeypatch.setattr(batching, "GATHER_S", 60)
     prepare, gate = rig.watched.prepare, threading.Event()
 

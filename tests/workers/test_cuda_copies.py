@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
 from tests.helpers.fake_cuda import POISON, FakeCuda
 from workers.cuda_copies import Copies, Pending
 
-IMAGES = [torch.full((3, 2, 2), level, dtype=torch.uint8) for level in range(4)]
+IMAGES = [torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2) + 20 * number for number in range(4)]
+ARRAYS = [image.numpy() for image in IMAGES]
 
 
 def test_on_a_cpu_nothing_is_copied_but_into_the_batch() -> None:
@@ -27,6 +29,21 @@ def test_a_batch_goes_in_one_copy_from_pinned_memory_as_the_levels_it_is() -> No
     assert cuda.log == [("send", (4, 3, 2, 2), torch.uint8)]
     assert torch.equal(batch, torch.stack(IMAGES))
     assert cuda.holds(batch)
+
+
+@pytest.mark.parametrize("cuda", [None, FakeCuda()], ids=["cpu", "device"])
+def test_arrays_make_the_same_batch_as_tensors(cuda: FakeCuda | None) -> None:
+    batch = Copies(cuda).stack(ARRAYS)
+    assert batch.is_contiguous()
+    assert torch.equal(batch, torch.stack(IMAGES))
+    assert torch.equal(torch.stack(IMAGES), torch.from_numpy(np.stack(ARRAYS))), "the images stay as they are"
+
+
+def test_arrays_keep_their_places_among_images_that_are_there_already() -> None:
+    cuda = FakeCuda()
+    batch = Copies(cuda).stack([cuda.put(IMAGES[0].clone()), *ARRAYS[1:3], cuda.put(IMAGES[3].clone())])
+    assert torch.equal(batch, torch.stack(IMAGES))
+    assert cuda.log == [("send", (2, 3, 2, 2), torch.uint8), "adopt", "adopt"]
 
 
 def test_images_that_are_there_already_keep_their_places_among_those_that_are_not() -> None:

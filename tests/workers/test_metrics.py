@@ -44,6 +44,7 @@ def test_metrics_count_outcomes_stages_and_batches(rig: Any, face: Any) -> None:
     assert 'visionpipe_items_total{lane="interactive",model="grey",outcome="done",task="classification"} 2.0' in text
     assert 'outcome="failed",task="classification"} 1.0' in text
     assert 'visionpipe_stage_seconds_count{model="grey",stage="forward"} 2.0' in text
+    assert 'visionpipe_stage_seconds_count{model="grey",stage="queue"} 3.0' in text
     assert 'visionpipe_held_items{model="grey"}' in text
     assert "visionpipe_batch_size_count" in text
 
