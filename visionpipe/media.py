@@ -1,9 +1,10 @@
-"""Files by reference: named folders that client and workers both mount, and files of the client's own."""
+"""Files by reference: named folders that client and workers both mount."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,43 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from visionpipe.errors import (
-    ImageChangedError,
-    ImageNotFoundError,
-    ImageTooLargeError,
-    TooManyFilesError,
-    UnknownMediaRootError,
-    VisionPipeError,
-)
+from visionpipe.errors import ImageNotFoundError, UnknownMediaRootError
+from visionpipe.file_reading import NONE_LEFT, READ, read_open, reason, unopened
 from visionpipe.schemas.images import MediaImage
 
-# Without O_NONBLOCK, opening a FIFO that nobody writes to would hang the thread for ever.
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
-_NONE_LEFT = (errno.EMFILE, errno.ENFILE)
+_NOT_PLAIN = re.compile(r"\0|(?:\A|/)\.{0,2}(?:/|\Z)")
 
 FOLDER_FRESH_S = 1.0
 """For how long a folder is taken to lie where it was last seen; a worker checks every file it opens."""
-
-
-def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
-    """Read a file of the client's own; symbolic links are followed.
-
-    Raises:
-        ImageNotFoundError: It is missing, unreadable or no regular file.
-        ImageTooLargeError: It has more than ``max_bytes`` bytes.
-        ImageChangedError: It was written to while it was read.
-        TooManyFilesError: This process has no descriptor left.
-    """
-    try:
-        fd = os.open(path, _READ)
-    except (OSError, ValueError) as error:
-        raise unopened(repr(os.fspath(path)), error) from error
-    try:
-        return _read_all(fd, repr(os.fspath(path)), max_bytes)
-    finally:
-        os.close(fd)
 
 
 class MediaRoots:
@@ -102,7 +76,7 @@ class MediaRoots:
         try:
             status = status or os.stat(real)  # noqa: PTH116 - a Path for each file of a folder costs more than its stat
         except OSError as error:
-            raise ImageNotFoundError(f"{spelled!r} cannot be opened: {_reason(error)}") from error
+            raise ImageNotFoundError(f"{spelled!r} cannot be opened: {reason(error)}") from error
         if not stat.S_ISREG(status.st_mode):
             raise ImageNotFoundError(f"{spelled!r} is not a regular file")
         return MediaImage(root=root, path=relative, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, name=name)
@@ -151,7 +125,7 @@ class MediaRoots:
         shown = f"{ref.path!r} below media root {ref.root!r}"
         fd = folders.open_file(root, ref.path, shown)
         try:
-            return _read_all(fd, shown, max_bytes, (ref.size_bytes, ref.mtime_ns))
+            return read_open(fd, shown, max_bytes, (ref.size_bytes, ref.mtime_ns))
         finally:
             os.close(fd)
 
@@ -160,10 +134,6 @@ MAX_DEPTH = 100
 """Folders between a root and a file; each costs a call of the system and, for a moment, a descriptor."""
 MAX_OPEN = 32
 """Folders that one thread has open at once; a process may have some 1,000 files open in all."""
-TINY_BYTES = 2**16
-"""Files below a root of up to so many bytes are looked at once, after they have been read, if they are settled."""
-SETTLED_NS = 2_000_000_000
-"""A file that nothing has changed for so long was not being written when it was read a moment ago."""
 
 
 class Folders:
@@ -184,7 +154,7 @@ class Folders:
 
     def open_file(self, root: Path, relative: str, shown: str) -> int:
         """Open a file below a root, following no link below that; the descriptor is the caller's."""
-        if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
+        if _NOT_PLAIN.search(relative):
             raise UnknownMediaRootError(f"{shown} is not a plain relative path; it must not leave its root")
         try:
             return self._open_below(root, relative)
@@ -196,12 +166,12 @@ class Folders:
     def _open_below(self, root: Path, relative: str) -> int:
         folder, _, name = relative.rpartition("/")
         try:
-            return os.open(name, _READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
+            return os.open(name, READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
         except OSError as error:
-            if error.errno not in _NONE_LEFT:
+            if error.errno not in NONE_LEFT:
                 raise
         self._close()
-        return os.open(name, _READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
+        return os.open(name, READ | _NOFOLLOW, dir_fd=self._folder(root, folder))
 
     def _folder(self, root: Path, relative: str) -> int:
         known = self._open.get((root, relative))
@@ -210,7 +180,7 @@ class Folders:
         parts = relative.split("/") if relative else []
         if len(parts) > MAX_DEPTH:
             raise OSError(errno.ENAMETOOLONG, f"it lies more than {MAX_DEPTH} folders deep")
-        fd = self._step(root, "", lambda: os.open(root, _READ | _FOLDER))
+        fd = self._step(root, "", lambda: os.open(root, READ | _FOLDER))
         for depth, name in enumerate(parts, start=1):
             fd = self._step(root, "/".join(parts[:depth]), partial(_open_folder, name, fd))
         return fd
@@ -229,68 +199,8 @@ class Folders:
             os.close(self._open.popitem()[1])
 
 
-def unopened(shown: str, error: OSError | ValueError) -> VisionPipeError:
-    """Say why a file could not be opened."""
-    if isinstance(error, OSError) and error.errno in _NONE_LEFT:
-        return TooManyFilesError(
-            f"{shown} cannot be opened: {_reason(error)}. Try again, or raise the limit (ulimit -n, LimitNOFILE=)."
-        )
-    return ImageNotFoundError(f"{shown} cannot be opened: {_reason(error)}")
-
-
 def _open_folder(name: str, parent: int) -> int:
-    return os.open(name, _READ | _NOFOLLOW | _FOLDER, dir_fd=parent)
-
-
-def _read_all(fd: int, shown: str, max_bytes: int, expected: tuple[int, int] | None = None) -> bytes:
-    # Each call of the system lets another thread run Python: one less of them counts for a tiny image.
-    tiny = expected if expected is not None and expected[0] <= min(TINY_BYTES, max_bytes) else None
-    if tiny is not None and (data := _read_unchanged(fd, tiny)) is not None:
-        return data
-    before = os.fstat(fd)
-    if not stat.S_ISREG(before.st_mode):
-        raise ImageNotFoundError(f"{shown} is not a regular file")
-    found = (before.st_size, before.st_mtime_ns)
-    if expected is not None and found != expected:
-        raise ImageChangedError(
-            f"{shown} has changed since it was submitted: size and mtime_ns were {expected}, are {found}"
-        )
-    if before.st_size > max_bytes:
-        raise ImageTooLargeError(f"{shown} has {before.st_size} bytes; the limit is {max_bytes}", limit=max_bytes)
-    try:
-        # One byte more than expected shows a file that grows under our hands.
-        data = _read_up_to(fd, before.st_size + 1)
-    except OSError as error:
-        raise ImageNotFoundError(f"{shown} cannot be read: {_reason(error)}") from error
-    after = os.fstat(fd)
-    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != found:
-        raise ImageChangedError(f"{shown} was written to while it was read")
-    return data
-
-
-def _read_unchanged(fd: int, expected: tuple[int, int]) -> bytes | None:
-    """Read a file that is what it was when it was submitted; ``None`` if it is not, or where that cannot be told."""
-    try:
-        data = os.pread(fd, expected[0] + 1, 0)
-    except OSError:
-        return None
-    after = os.fstat(fd)
-    is_it = stat.S_ISREG(after.st_mode) and (after.st_size, after.st_mtime_ns) == expected
-    # Whoever writes to a file may set its modification time back, but not the time of that.
-    is_settled = time.time_ns() - after.st_ctime_ns > SETTLED_NS
-    return data if is_it and is_settled and len(data) == expected[0] else None
-
-
-def _read_up_to(fd: int, size: int) -> bytes:
-    data = os.read(fd, size)
-    if not data or len(data) >= size - 1:
-        return data
-    # A read may give less than there is, for example over a network.
-    parts, left = [data], size - len(data)
-    while left and (data := os.read(fd, left)):
-        parts.append(data)
-        left -= len(data)
-    return b"".join(parts)
+    return os.open(name, READ | _NOFOLLOW | _FOLDER, dir_fd=parent)
 
 
 def _is_text(path: str) -> bool:
@@ -299,7 +209,3 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 
 from visionpipe.errors import ImageTooLargeError, InvalidImageError, InvalidRequestError, UnsupportedImageError
-from visionpipe.media import read_file
+from visionpipe.file_reading import read_file
 from visionpipe.schemas.base import Schema
 from visionpipe.schemas.images import MAX_INLINE_BYTES, BlobImage, ImageRef, InlineImage, MediaImage, UrlImage
 

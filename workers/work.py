@@ -138,7 +138,7 @@ class ArtifactStore(Protocol):
         """Store one or not; see ``Work.try_keep``."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Work:
     """One image of a job on its way through the worker.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionpipe import media
+from visionpipe import file_reading, media
 from visionpipe.errors import (
     ImageChangedError,
     ImageNotFoundError,
@@ -16,7 +16,8 @@ from visionpipe.errors import (
     TooManyFilesError,
     UnknownMediaRootError,
 )
-from visionpipe.media import MediaRoots, read_file
+from visionpipe.file_reading import read_file
+from visionpipe.media import MediaRoots
 from visionpipe.schemas.images import MediaImage
 
 MAX = 1000
@@ -33,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[-1, 10**30], ids=["looked at once", "looked at twice"])
 def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "SETTLED_NS", request.param)
+    monkeypatch.setattr(file_reading, "SETTLED_NS", request.param)
 
 
 def _ref(path: str, size: int = 6, mtime_ns: int = 0) -> MediaImage:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from visionpipe.errors import ImageError, InvalidImageError
-from visionpipe.media import MediaRoots, read_file
+from visionpipe.file_reading import read_file
+from visionpipe.media import MediaRoots
 from visionpipe.runs.rows import Input, Outcome
 from visionpipe.schemas.images import MediaImage
 from visionpipe.schemas.jobs import ErrorInfo
