@@ -51,7 +51,8 @@ def item_json(work: Work, outcome: Outcome) -> tuple[int, bool, bytes]:
 
 
 def _timings_json(work: Work) -> str:
-    times = _times_json(tuple(work.times_ms)) % tuple(work.times_ms.values())
+    values = [value if value > 0 else 0.0 for value in work.times_ms.values()]
+    times = _times_json(tuple(work.times_ms)) % tuple(values)
     return f'{{{times}"queue_ms":{work.job.claim.waited_ms},"batch":{work.batch}}}'
 
 
