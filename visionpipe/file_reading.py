@@ -21,8 +21,10 @@ NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 
 TINY_BYTES = 2**16
 """Files below a root of up to so many bytes are looked at once, after they have been read, if they are settled."""
-SETTLED_NS = 2_000_000_000
-"""A file that nothing has changed for so long was not being written when it was read a moment ago."""
+SETTLED_NS = 60_000_000_000
+"""A file that nothing has changed for so long was not being written when it was read a moment ago: a minute, for clocks
+of a file server that differ. Where the time of the last change is that of writing (sshfs), a writer who sets it back is
+not noticed."""
 
 
 def read_file(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:

@@ -14,6 +14,7 @@ from visionpipe.errors import InvalidRequestError
 
 T = TypeVar("T")
 
+CLOSED = "This client is closed; make a new one."
 LOOK_S = 5.0
 """How often a caller who waits looks whether the loop still runs."""
 
@@ -39,10 +40,14 @@ class Portal:
         """
         try:
             self._check()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         except InvalidRequestError:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as error:
+            # Another thread has closed the loop at this very moment.
+            work.close()
+            raise InvalidRequestError(CLOSED) from error
         try:
             return self._result(future)
         except concurrent.futures.CancelledError as error:
@@ -98,7 +103,7 @@ class Portal:
 
     def _check(self) -> None:
         if self.closed:
-            raise InvalidRequestError("This client is closed; make a new one.")
+            raise InvalidRequestError(CLOSED)
         if os.getpid() != self._pid:
             raise InvalidRequestError("This client was made before a fork; make a new one in the child process.")
         if threading.current_thread() is self._thread:

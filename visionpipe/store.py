@@ -181,9 +181,10 @@ class FsspecStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ``Store.delete``."""
+        paths = [self._path(key) for key in keys]
         with _usable():
-            for key in keys:
-                self._remove(self._path(key))
+            for path in paths:
+                self._remove(path)
 
     def touch(self, key: str, ttl_s: float) -> None:
         """See ``Store.touch``."""
@@ -194,8 +195,9 @@ class FsspecStore:
 
     def delete_job(self, job: str) -> None:
         """See ``Store.delete_job``."""
+        path = self._path(f"blob:{job}")
         with _usable(), suppress(FileNotFoundError):
-            self._fs.rm(self._path(f"blob:{job}"), recursive=True)
+            self._fs.rm(path, recursive=True)
 
     def gc(self) -> int:
         """See ``Store.gc``; also removes temporary files that a crash left more than a day ago."""

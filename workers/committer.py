@@ -101,7 +101,8 @@ class Committer:
         urgency = _URGENCY[batch[0].job.lane]
         for work, outcome in zip(batch, outcomes, strict=True):
             # At once: another of its images may find no store while these wait for Redis.
-            work.job.got_on = work.job.got_on or outcome is not None
+            if outcome is not None:
+                work.job.got_on = True
         for start in range(0, len(batch), SLICE):
             end = start + SLICE
             self._queue.put(Ticketed(urgency, next(self._serial), Entry(batch[start:end], outcomes[start:end])))

@@ -60,10 +60,9 @@ class Copies:
         if self._cuda is None:
             return _stack(images)
         at_home = [image for image in images if not self._holds(image)]
-        sent = self._cuda.send(self._pinned(at_home)) if at_home else torch.empty(0)
         if len(at_home) == len(images):
-            return sent
-        there = iter(sent.unbind())
+            return self._cuda.send(_stack(images, self._cuda.pinned))
+        there = iter(self._cuda.send(_stack(at_home, self._cuda.pinned)).unbind() if at_home else ())
         return torch.stack([self._cuda.adopt(image) if self._holds(image) else next(there) for image in images])
 
     def move(self, batch_NCHW: Tensor) -> Tensor:
@@ -85,15 +84,15 @@ class Copies:
     def _holds(self, image: Tensor | NDArray[Any]) -> TypeGuard[Tensor]:
         return isinstance(image, Tensor) and self._cuda is not None and self._cuda.holds(image)
 
-    def _pinned(self, images: Sequence[Tensor | NDArray[Any]]) -> Tensor:
-        assert self._cuda is not None
-        first = torch.as_tensor(images[0])
-        return _stack(images, self._cuda.pinned((len(images), *first.shape), first.dtype))
 
-
-def _stack(images: Sequence[Tensor | NDArray[Any]], out: Tensor | None = None) -> Tensor:
+def _stack(
+    images: Sequence[Tensor | NDArray[Any]], memory: Callable[[Sequence[int], torch.dtype], Tensor] | None = None
+) -> Tensor:
+    """Stack tensors, or arrays, in new memory or in what is given for their shape and dtype."""
+    first = torch.as_tensor(images[0])
+    out = None if memory is None else memory((len(images), *first.shape), first.dtype)
     if isinstance(images[0], Tensor):
         return torch.stack([torch.as_tensor(image) for image in images], out=out)
     # As if they were one picture of many channels: numpy's own stack makes a view of each first.
     flat = np.concatenate(images, out=None if out is None else out.flatten(0, 1).numpy())
-    return torch.from_numpy(flat).view(len(images), *images[0].shape) if out is None else out
+    return torch.from_numpy(flat).view(len(images), *first.shape) if out is None else out

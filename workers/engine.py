@@ -183,7 +183,12 @@ class Engine:
         alone = claim.lane is Lane.INTERACTIVE and len(works) == 1 and job.has_pixels
         if quick and alone:
             return works
-        self._readers.put(claim.lane, works)
+        if claim.num_let_go:
+            # The one that found no store may be among them, and those behind it in a slice would wait with it.
+            for work in works:
+                self._readers.put(claim.lane, [work])
+        else:
+            self._readers.put(claim.lane, works)
         return []
 
     def read_here(self, works: Sequence[Work]) -> None:

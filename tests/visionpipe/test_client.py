@@ -193,6 +193,17 @@ def test_a_call_that_the_loop_never_hears_of_is_told(monkeypatch):
     portal._loop.close()
 
 
+def test_a_call_whose_loop_is_closed_at_that_moment_is_refused(monkeypatch):
+    portal = Portal()
+    monkeypatch.setattr(portal, "_check", portal.close)
+
+    async def work() -> None:
+        raise AssertionError("nobody runs it")
+
+    with pytest.raises(InvalidRequestError, match="is closed"):
+        portal.run(work())
+
+
 def test_a_timeout_of_the_call_itself_is_its_own(monkeypatch):
     monkeypatch.setattr("visionpipe.portal.LOOK_S", 0.05)
     portal = Portal()

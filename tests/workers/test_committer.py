@@ -280,6 +280,26 @@ def test_a_job_that_gets_on_is_handed_back_however_often_it_found_no_store_befor
     assert rig.redis.hget(f"vp:job:{job}", "let_go") == b"1"
 
 
+def test_an_image_that_found_no_store_keeps_none_of_its_neighbours_waiting(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = rig.engine._reader.fetch
+
+    def refused(work: Any, *how: Any) -> bytes:
+        if work.index:
+            return bytes(fetch(work, *how))
+        until(lambda: work.job.open_items == 1)
+        raise QueueUnavailableError("denied")
+
+    monkeypatch.setattr(rig.engine._reader, "fetch", refused)
+    job = rig.submit([1, 2, 3, 4], lane=Lane.BULK, accept=False)
+    rig.redis.hset(f"vp:job:{job}", "let_go", 1)
+    rig.engine.accept(job)
+    until(lambda: not rig.engine.held())
+    record = rig.envelope(job).record
+    assert (record.state, record.finished) == (JobState.QUEUED, 3)
+
+
 def test_what_is_left_to_do_for_a_job_without_a_store_is_not_begun(rig: Any) -> None:
     rig.watched.gate.clear()
     job = rig.submit([1])

@@ -33,10 +33,12 @@ def test_a_batch_goes_in_one_copy_from_pinned_memory_as_the_levels_it_is() -> No
 
 @pytest.mark.parametrize("cuda", [None, FakeCuda()], ids=["cpu", "device"])
 def test_arrays_make_the_same_batch_as_tensors(cuda: FakeCuda | None) -> None:
+    before = np.stack(ARRAYS)
     batch = Copies(cuda).stack(ARRAYS)
     assert batch.is_contiguous()
-    assert torch.equal(batch, torch.stack(IMAGES))
-    assert torch.equal(torch.stack(IMAGES), torch.from_numpy(np.stack(ARRAYS))), "the images stay as they are"
+    assert torch.equal(batch, torch.from_numpy(before))
+    batch.zero_()
+    assert np.array_equal(np.stack(ARRAYS), before), "the images stay as they are"
 
 
 def test_arrays_keep_their_places_among_images_that_are_there_already() -> None:

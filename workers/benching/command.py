@@ -60,7 +60,7 @@ def bench_command(
     Single requests at rising load; folder runs beside the bare stages (decoding, the network) in turns; the forward
     pass by size of micro-batch; folder runs by more workers, where those leave cores idle. A private Redis and worker
     are started; without --compare, workers behind VISIONPIPE_REDIS_URL that serve the model are used as they are.
-    Keys are device, precision, max_batch, workers, decode_threads, full_decode and compile.
+    Keys of NAME:KEY=VALUE are device, precision, max_batch, workers, decode_threads, full_decode and compile.
     """
     if plot is not None and plot.suffix.lower() not in PICTURES:
         raise SettingsError(f"--plot: expected a file that ends in {', '.join(PICTURES)}, got {plot}.")
