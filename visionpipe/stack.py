@@ -42,7 +42,7 @@ class Stack:
     @property
     def started(self) -> list[str]:
         """The models for which this stack started workers, one entry each; others were served already."""
-        return [slot.spec.model for slot in self.supervisor.slots]
+        return [slot.spec.model for slot in self.supervisor.slots if not slot.is_extra]
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def ensure_stack(
     media_roots: Mapping[str, Path] | None = None,
     device: str = "auto",
     precision: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Iterator[Stack]:
     """Have Redis and workers for each model while the context lasts, and stop afterwards what was started here.
@@ -81,7 +81,7 @@ def ensure_stack(
         media_roots: Named folders that workers started here may read, besides those of the settings.
         device: Device of workers started here.
         precision: Precision of the same.
-        workers: How many to start for a model that nobody serves.
+        workers: How many to start for a model that nobody serves; unset: one, and more while Python is the limit.
         on_progress: Told in one line of each step, and from another thread of workers that die or come later.
 
     Raises:
@@ -90,7 +90,7 @@ def ensure_stack(
         WorkerStartError: A worker did not start; the message has its last words.
         SettingsError: Fewer than one worker is wanted.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise SettingsError(f"Expected at least one worker for each model, got {workers}.")
     settings = settings or load_settings()
     tell = on_progress or _log.info
@@ -101,24 +101,24 @@ def ensure_stack(
         specs = {model: WorkerSpec(model, device=device, precision=precision) for model in models}
         with contextlib.closing(connect(url)) as redis:
             missing = _unserved(list(specs), run(redis, calls.workers()))
-        log_folder = make_log_folder(settings)
-        started = threading.Event()
+        log_folder, started = make_log_folder(settings), threading.Event()
 
         def note(event: str) -> None:
             # While it starts, wait_ready says what is wrong; later on nobody else would.
             (tell if started.is_set() else _log.info)(event)
 
-        crew = [specs[model] for model in missing for _ in range(workers)]
-        with Supervisor(url, crew, settings, log_folder=log_folder, on_event=note) as supervisor:
-            if workers > 1 and len(missing) < len(specs):
+        number = workers or 1
+        crew, grows = [specs[model] for model in missing for _ in range(number)], workers is None
+        with Supervisor(url, crew, settings, log_folder=log_folder, grows=grows, on_event=note) as supervisor:
+            if number > 1 and len(missing) < len(specs):
                 tell(f"Served already, so none is started: {', '.join(sorted(set(specs) - set(missing)))}")
             if missing:
-                number = "a worker" if workers == 1 else f"{workers} workers"
-                tell(f"Starting {number} for {', '.join(missing)} (log in {log_folder})")
+                what = "a worker" if number == 1 else f"{number} workers"
+                tell(f"Starting {what} for {', '.join(missing)} (log in {log_folder})")
                 supervisor.wait_ready(START_TIMEOUT_S)
                 tell("Ready")
             started.set()
-            with _kept_served(supervisor, specs, workers):
+            with _kept_served(supervisor, specs, number):
                 yield Stack(url, settings, supervisor)
 
 
@@ -128,7 +128,7 @@ def local_stack(
     *,
     media_roots: Mapping[str, Path] | None = None,
     settings: Settings | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Iterator[Client]:
     """A connected client with Redis and workers behind it; needs nothing to be installed or running.
@@ -141,7 +141,8 @@ def local_stack(
         models: Models to serve: names, or ``name@digest``.
         media_roots: Named folders whose files are passed by reference.
         settings: Read from the environment if not given.
-        workers: How many to start for each model that nobody serves; a tiny network gains from several.
+        workers: How many to start for each model that nobody serves; unset: one, and more while Python is the limit
+            and not the machine, as with tiny networks.
         on_progress: Told in one line of each step of the start.
 
     Raises:
@@ -180,9 +181,9 @@ def _targets(record: WorkerRecord) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], workers: int) -> Iterator[None]:
+def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], number: int) -> Iterator[None]:
     ended = threading.Event()
-    thread = threading.Thread(target=_keep_served, args=(supervisor, specs, workers, ended), name="stack", daemon=True)
+    thread = threading.Thread(target=_keep_served, args=(supervisor, specs, number, ended), name="stack", daemon=True)
     thread.start()
     try:
         yield
@@ -191,7 +192,7 @@ def _kept_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], worker
         thread.join()
 
 
-def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], workers: int, ended: threading.Event) -> None:
+def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], number: int, ended: threading.Event) -> None:
     with contextlib.closing(connect(supervisor.redis_url)) as redis:
         while not ended.wait(supervisor.settings.renew_s):
             with contextlib.suppress(QueueUnavailableError):
@@ -200,4 +201,4 @@ def _keep_served(supervisor: Supervisor, specs: Mapping[str, WorkerSpec], worker
                 if left:
                     _log.warning("Nobody serves %s any more; starting workers", ", ".join(left))
                     # All at once: they tell each other how many share a GPU.
-                    supervisor.add(*(specs[model] for model in left for _ in range(workers)))
+                    supervisor.add(*(specs[model] for model in left for _ in range(number)))

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from visionpipe.child import WorkerProcess, WorkerSpec
+from visionpipe.child import WorkerProcess, WorkerSpec, open_log_folder
 from visionpipe.errors import ServiceError, WorkerStartError
+from visionpipe.growing import WINDOW_S, Growth
+from visionpipe.machine import Machine
 from visionpipe.queue import calls, connect, run
 from visionpipe.queue.sweeping import Sweeper
 from visionpipe.settings import Settings
+from visionpipe.slots import Slot, Slots
 
 if TYPE_CHECKING:
     from redis import Redis
+
+    from visionpipe.schemas.jobs import WorkerRecord
 
 __all__ = ["Slot", "Supervisor", "WorkerSpec"]
 
@@ -33,30 +35,10 @@ STEADY_S = 60.0
 
 _TICK_S = 0.05
 _POLL_READY_S = 0.2
+_GROW_S = 1.0
 _REDIS_AGAIN_S = 0.5
 _KILL_AFTER_S = 5.0
-_MAX_LOGS = 20
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Slot:
-    """One worker's place: its present process and how it has fared."""
-
-    spec: WorkerSpec
-    log_path: Path | None
-    process: WorkerProcess | None = None
-    state: Literal["starting", "ready", "waiting", "stopped"] = "starting"
-    restarts: int = 0
-    """Restarts in all."""
-    failures: int = 0
-    """Failures in a row."""
-    reason: str = ""
-    """Why it last died, with the end of its log."""
-    start_at: float = 0.0
-    """When to start it, by the monotonic clock."""
-    ready_at: float = 0.0
-    """When it was first seen ready, by the monotonic clock."""
 
 
 class Supervisor:
@@ -69,6 +51,7 @@ class Supervisor:
         specs: One entry per worker.
         settings: Theirs and ours.
         log_folder: Where their output goes, a file each; ``None`` means to our own.
+        grows: Whether a model gets more workers where the interpreter of those there are is the limit.
         on_event: Told in one line of whatever happens; called from the supervisor's thread.
 
     Raises:
@@ -82,26 +65,31 @@ class Supervisor:
         settings: Settings,
         *,
         log_folder: Path | None = None,
+        grows: bool = False,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
         self.redis_url = redis_url
         # The workers of a node share its devices, whoever starts them.
         self._counts = "cuda_workers" not in settings.model_fields_set
         self.settings = settings.model_copy(update={"redis_url": redis_url})
-        self.slots: list[Slot] = []
-        self._name = f"{os.getpid()}-{secrets.token_hex(2)}"
-        self._log_folder = log_folder
+        self._slots = Slots(log_folder)
         self._on_event = on_event or _log.info
         self._stopping = threading.Event()
         self._impatient = threading.Event()
         self._lost: list[str] = []
-        self._look_at = self._redis_at = 0.0
+        self._look_at = self._redis_at = self._grow_at = 0.0
+        self._growth, self._machine = (
+            Growth(gpu_workers=1 if self._counts else settings.cuda_workers),
+            Machine(WINDOW_S),
+        )
+        # Two workers of a node cannot listen on one port.
+        self._grows = grows and not settings.http_port
         self._redis = connect(redis_url)
         self._sweeper = Sweeper(self._redis, settings)
         self._redis_fault = ""
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         if log_folder is not None:
-            _make_log_folder(log_folder)
+            open_log_folder(log_folder)
         self.add(*specs)
 
     def __enter__(self) -> Supervisor:
@@ -114,6 +102,11 @@ class Supervisor:
         self.stop()
 
     @property
+    def slots(self) -> list[Slot]:
+        """Its workers' places."""
+        return self._slots.all
+
+    @property
     def alive(self) -> bool:
         """Whether it is at work."""
         return self._thread.is_alive()
@@ -121,15 +114,9 @@ class Supervisor:
     def add(self, *specs: WorkerSpec) -> None:
         """Have more workers; they start at once if the supervisor has, and know how many there are by then."""
         if self._counts:
-            number = max(1, len(self.slots) + len(specs))
+            number = max(1, len(self._slots.needed) + len(specs))
             self.settings = self.settings.model_copy(update={"cuda_workers": number})
-        for spec in specs:
-            log_path = None
-            if self._log_folder is not None:
-                # No model has such a name, which its worker shall say, not the file system.
-                name = spec.model.partition("@")[0].replace("/", "_")
-                log_path = self._log_folder / f"{name}-{self._name}-{len(self.slots)}.log"
-            self.slots.append(Slot(spec, log_path))
+        self._slots.open(*specs)
 
     def start(self) -> None:
         """Start the workers; ``wait_ready`` tells when they serve."""
@@ -142,12 +129,12 @@ class Supervisor:
             WorkerStartError: A worker died before it was ready, or the time is over; with what it last wrote.
         """
         until = time.monotonic() + timeout_s
-        while any(slot.state != "ready" for slot in self.slots):
-            for slot in self.slots:
+        while any(slot.state != "ready" for slot in self._slots.needed):
+            for slot in self._slots.needed:
                 if slot.failures and not slot.ready_at:
                     raise WorkerStartError(f"The worker for {slot.spec.model} did not start: {slot.reason}")
             if time.monotonic() >= until:
-                late = [slot for slot in self.slots if slot.state != "ready"]
+                late = [slot for slot in self._slots.needed if slot.state != "ready"]
                 names = ", ".join(slot.spec.model for slot in late)
                 said = [self._redis_fault, *(slot.process.last_words() for slot in late if slot.process)]
                 raise WorkerStartError(
@@ -170,7 +157,7 @@ class Supervisor:
     def _watch(self) -> None:
         try:
             while not self._stopping.is_set():
-                for slot in list(self.slots):
+                for slot in self.slots:
                     self._tend(slot)
                 if time.monotonic() >= self._redis_at:
                     self._keep_queue()
@@ -212,6 +199,11 @@ class Supervisor:
         self._lost.append(process.worker_id)
 
     def _schedule(self, slot: Slot) -> None:
+        if slot.is_extra:
+            self._growth.give_up(slot.spec.model)
+            self._slots.close(slot)
+            self._on_event(f"{slot.spec.model}: {slot.reason}\nIt was one more than needed, and is not started again.")
+            return
         wait_s = RESTART_WAITS_S[min(slot.failures, len(RESTART_WAITS_S)) - 1]
         slot.state, slot.start_at = "waiting", time.monotonic() + wait_s
         slot.restarts += 1
@@ -233,6 +225,20 @@ class Supervisor:
             if now >= self._look_at and any(slot.state == "starting" for slot in self.slots):
                 self._look_at = now + _POLL_READY_S
                 self._note_ready({record.worker for record in run(redis, calls.workers())})
+            if self._grows and now >= self._grow_at:
+                self._grow_at = now + _GROW_S
+                self._grow(run(redis, calls.workers()))
+
+    def _grow(self, live: list[WorkerRecord]) -> None:
+        self._growth.observe(live)
+        room = self._machine.look()
+        ready = [(slot.process, slot.spec) for slot in self.slots if slot.process and slot.state == "ready"]
+        # One at a time: what has just started shows no effect yet, and will use more memory than it does.
+        if len(ready) < len(self.slots):
+            return
+        if spec := self._growth.one_more({process.worker_id: spec for process, spec in ready}, room):
+            self._on_event(f"{spec.model}: Python is the limit, not the machine; one more worker starts")
+            self._slots.open(spec, is_extra=True)
 
     @contextlib.contextmanager
     def _redis_or_not(self) -> Iterator[Redis]:
@@ -272,14 +278,3 @@ class Supervisor:
             time.sleep(_TICK_S)
         for slot in self.slots:
             slot.state = "stopped"
-
-
-def _make_log_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each supervisor has files of its own; only the newest are worth keeping. Others tidy up here at the same time.
-    ages: list[tuple[float, Path]] = []
-    for path in folder.glob("*.log*"):
-        with contextlib.suppress(FileNotFoundError):
-            ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[:-_MAX_LOGS]:
-        path.unlink(missing_ok=True)

@@ -127,6 +127,8 @@ def _page(index: int) -> NDArray[np.uint8]:
     return pages.held_out().page(index).pixels
 
 
+START_S = 300
+"""How long workers may take to start."""
 COMPILED_S = 400
 """How long compiling may take."""
 DRAWN: dict[str, Callable[[int], NDArray[np.uint8]]] = {
@@ -243,7 +245,7 @@ def stack(
     *arguments: str,
     write: Callable[[Path], None] = write_networks,
     compiling: str = "off",
-    workers: int = 1,
+    workers: int | None = 1,
 ) -> Iterator[Stack]:
     """Start a private Redis and workers; yields when they are ready.
 
@@ -252,7 +254,8 @@ def stack(
         arguments: More of its command line.
         write: Writes the models that the user's folder shall hold.
         compiling: Whether the worker compiles its network: ``off``, ``auto`` or ``now``.
-        workers: How many; the first is the stack's ``process``.
+        workers: How many; the first is the stack's ``process``. Unset: ``visionpipe up`` starts as many as it finds
+            useful, and is the stack's ``process``.
     """
     with tempfile.TemporaryDirectory(prefix="vpb") as name:
         folder = Path(name)
@@ -270,16 +273,21 @@ def stack(
             "VISIONPIPE_DATA_DIR": str(folder / "data"),
             "VISIONPIPE_COMPILE": compiling,
         }
+        number, words = workers or 1, ["worker", "--log-level", "WARNING"] if workers else ["up"]
         command = [
-            sys.executable, "-P", "-m", "visionpipe", "worker", model, "--device", "cpu", "--log-level", "WARNING",
+            sys.executable, "-P", "-m", "visionpipe", *words, model, "--device", "cpu",
             "--media-root", f"bench={folder / 'media'}", *arguments,
         ]  # fmt: skip
-        crew = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(workers)]
+        # Up tells what it does, and its workers what they do.
+        told = None if workers else subprocess.DEVNULL
+        crew = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=told) for _ in range(number)
+        ]
         try:
-            redis = connect(server.url)
-            while len(run(redis, calls.workers())) < workers:
-                if any(process.poll() is not None for process in crew):
-                    raise RuntimeError("a worker ended")
+            redis, until = connect(server.url), time.monotonic() + START_S
+            while len(run(redis, calls.workers())) < number:
+                if any(process.poll() is not None for process in crew) or time.monotonic() > until:
+                    raise RuntimeError("a worker ended, or was not ready in time")
                 time.sleep(0.05)
             settings = Settings(redis_url=server.url)
             yield Stack(model, redis, settings, crew[0], folder / "media", folder / "models", folder / "data")

@@ -62,8 +62,9 @@ def batch(
     device: Annotated[str, typer.Option(help="Device of workers started for this run.")] = "auto",
     precision: Annotated[str, typer.Option(help="Precision of the same.")] = "auto",
     workers: Annotated[
-        int, typer.Option(min=1, help="Workers to start if none serves the model; several serve a tiny network faster.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Workers to start if none serves the model; by default one, and more if that helps."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Run a folder through the queue; stopped at any point, the same command resumes it.
@@ -124,7 +125,7 @@ def folder_stack(
         how: Further arguments of ``ensure_stack``.
     """
     settings = load_settings(redis_url=redis_url)
-    if settings.redis_url is not None and how.get("workers", 1) > 1:
+    if settings.redis_url is not None and (how.get("workers") or 1) > 1:
         console.print("A Redis is named: the workers behind it are used, and none is started.", style="yellow")
     try:
         with (

@@ -31,7 +31,10 @@ def up(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     max_batch: Annotated[int | None, typer.Option(min=1, help="Largest micro-batch.")] = None,
-    workers_per_model: Annotated[int, typer.Option(min=1, help="Workers for each model.")] = 1,
+    workers_per_model: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers for each model; by default one, and more while Python is the limit."),
+    ] = None,
     redis_url: Annotated[str | None, typer.Option(help="Redis to use instead of the embedded one.")] = None,
     media_root: Annotated[list[str] | None, typer.Option(help="NAME=PATH that clients mount too.")] = None,
 ) -> None:
@@ -42,7 +45,7 @@ def up(
     specs = [
         WorkerSpec(model, device=device, precision=precision, max_batch=max_batch)
         for model in models
-        for _ in range(workers_per_model)
+        for _ in range(workers_per_model or 1)
     ]
     console = Console(stderr=True)
     live = console.is_terminal
@@ -50,7 +53,14 @@ def up(
     with redis_of(settings) as url:
         console.print(f"Redis: {url}" if settings.redis_url is None else "Redis: as configured", highlight=False)
         log_folder = make_log_folder(settings) if live else None
-        supervisor = Supervisor(url, specs, settings, log_folder=log_folder, on_event=_printer(console))
+        supervisor = Supervisor(
+            url,
+            specs,
+            settings,
+            log_folder=log_folder,
+            grows=workers_per_model is None,
+            on_event=_printer(console),
+        )
         supervisor.start()
         try:
             _stay(supervisor, console if live else None, signals)

@@ -71,17 +71,8 @@ class Watch:
 
     def spent(self) -> list[Usage]:
         """Give what each worker used meanwhile, as far as it did anything."""
-        differences = [difference(first, last) for first, last in self._seen.values()]
+        differences = [last.since(first) for first, last in self._seen.values()]
         return [one for one in differences if one.images]
-
-
-def difference(first: Usage, last: Usage) -> Usage:
-    """Subtract what a worker had used before."""
-    counts = {
-        name: max(0, getattr(last, name) - getattr(first, name))
-        for name in ("images", "decode_s", "forward_s", "postprocess_s", "other_s", "device_s")
-    }
-    return last.model_copy(update=counts)
 
 
 def ceiling_of(spent: Sequence[Usage], images_per_s: float) -> Ceiling | None:

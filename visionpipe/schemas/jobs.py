@@ -213,6 +213,14 @@ class Usage(Schema):
     device_s: float = Field(ge=0)
     """For how long the device computed, by the clock."""
 
+    def since(self, first: Usage) -> Usage:
+        """Subtract what it had used before."""
+        counts = {
+            name: max(0, getattr(self, name) - getattr(first, name))
+            for name in ("images", "decode_s", "forward_s", "postprocess_s", "other_s", "device_s")
+        }
+        return self.model_copy(update=counts)
+
 
 class WorkerRecord(Schema):
     """What a worker announces every few seconds."""

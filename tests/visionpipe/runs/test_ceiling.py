@@ -11,7 +11,7 @@ from rich.console import Console
 from visionpipe.aclient import AsyncClient
 from visionpipe.cli.batch_view import print_report
 from visionpipe.runs import run_folder
-from visionpipe.runs.ceiling import Watch, bound_of, ceiling_of, difference
+from visionpipe.runs.ceiling import Watch, bound_of, ceiling_of
 from visionpipe.schemas.jobs import Lane, Usage, WorkerRecord
 
 from .conftest import write_digits
@@ -99,7 +99,7 @@ def test_only_what_was_used_meanwhile_counts():
     assert watch.ceiling() is not None
     assert watch.ceiling().share == pytest.approx(20 / 10)
     # A worker that was started anew under the same name.
-    assert difference(after, before).images == 0
+    assert before.since(after).images == 0
 
 
 async def test_a_folder_run_says_its_share_of_the_ceiling(service, digit_files, tmp_path):

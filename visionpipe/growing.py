@@ -1,0 +1,205 @@
+"""When a node shall have one more worker of a model: where the interpreter of those there are is the limit.
+
+A worker is one process, and so one Python interpreter. Where a network computes an image sooner than that interpreter
+reads it, claims its job and commits its outcome, the device and the other cores wait, and one more worker uses them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from visionpipe.child import WorkerSpec
+from visionpipe.machine import Room
+from visionpipe.schemas.jobs import Usage, WorkerRecord
+
+WINDOW_S = 8.0
+"""For how long workers must have been at it: starting one more takes a core for seconds, and shall be worth it."""
+DEVICE_WAITS = 0.5
+"""A device that computes for less of the time waits for what comes before it."""
+INTERPRETER_BUSY = 0.6
+"""From this share of a core on, spent on anything but the network, an interpreter counts as busy."""
+CORES_USED_UP = 0.75
+"""From this share on, used by workers, there are no cores left for one more."""
+CORES_IDLE = 0.05
+"""So much of the cores, at least, nobody must have used, whoever else is on the machine."""
+GAIN = 1.1
+"""A model whose last worker brought less than this gets no further one for a while."""
+WHILE_S = 600.0
+"""How long that is; by then there may be other work."""
+COMPARABLE_S = 60.0
+"""So soon, at most, what one more worker brought is seen: later there may be other work, too."""
+MEMORY_FACTOR = 2
+"""So many times what the largest worker has must be free for one more."""
+
+
+@dataclass
+class _Watched:
+    """What a worker said lately."""
+
+    said: deque[WorkerRecord] = field(default_factory=deque)
+    """Since ``WINDOW_S`` ago, or a little longer."""
+    busy_since: float = math.inf
+    """Since when, by the clock of Redis, it was never seen without work; infinite while it has none."""
+
+    @property
+    def last(self) -> WorkerRecord:
+        return self.said[-1]
+
+    @property
+    def seconds(self) -> float:
+        return self.last.beat_at - self.said[0].beat_at
+
+    @property
+    def spent(self) -> Usage | None:
+        """What it used meanwhile; ``None`` where its system does not tell."""
+        first, last = self.said[0].usage, self.last.usage
+        return last.since(first) if first is not None and last is not None else None
+
+    @property
+    def cores(self) -> float:
+        """How many cores it kept busy."""
+        spent = self.spent
+        if spent is None or self.seconds <= 0:
+            return 0.0
+        return (spent.decode_s + spent.forward_s + spent.postprocess_s + spent.other_s) / self.seconds
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        spent = self.spent
+        return spent.images / self.seconds if spent is not None and self.seconds > 0 else 0.0
+
+    @property
+    def is_held_back_by_python(self) -> bool:
+        """Whether its interpreter was busy while its device waited."""
+        spent = self.spent
+        if spent is None:
+            return False
+        own_s = spent.decode_s + spent.postprocess_s + spent.other_s
+        return spent.device_s < DEVICE_WAITS * self.seconds and own_s > INTERPRETER_BUSY * self.seconds
+
+    def note(self, record: WorkerRecord) -> None:
+        # A clock that was set, or a worker that was silent for long, says nothing about what lies between.
+        if self.said and not 0 <= record.beat_at - self.last.beat_at <= WINDOW_S:
+            self.said.clear()
+        if not _is_at_work(record):
+            self.busy_since = math.inf
+        elif not self.said or not _is_at_work(self.last):
+            self.busy_since = record.beat_at
+        self.said.append(record)
+        while len(self.said) > 1 and self.said[1].beat_at <= record.beat_at - WINDOW_S:
+            self.said.popleft()
+
+
+@dataclass
+class _Crew:
+    """The workers of one version of a model on this node."""
+
+    workers: frozenset[str] = frozenset()
+    since: float = 0.0
+    """Since when, by the clock of Redis, these are all."""
+    number_before: int = 0
+    rate_before: float = 0.0
+    """Images a second of so many workers, before there was one more."""
+    full_until: float = 0.0
+    """Until when no further one is tried."""
+
+
+class Growth:
+    """Watches the workers behind a Redis, and says which model of one node shall have one more there.
+
+    Args:
+        gpu_workers: How many share one GPU at most; they were told so when they reserved their part of its memory.
+    """
+
+    def __init__(self, *, gpu_workers: int = 1) -> None:
+        self._gpu_workers = gpu_workers
+        self._watched: dict[str, _Watched] = {}
+        self._crews: dict[str, _Crew] = defaultdict(_Crew)
+        self._now = 0.0
+
+    def observe(self, records: Sequence[WorkerRecord]) -> None:
+        """Take note of the live workers; to be called every second or so."""
+        self._watched = {record.worker: self._watched.get(record.worker, _Watched()) for record in records}
+        now = max((record.beat_at for record in records), default=self._now)
+        before = {worker: one.last.beat_at for worker, one in self._watched.items() if one.said}
+        if any(record.beat_at < before.get(record.worker, 0.0) for record in records):
+            # The clock was set.
+            self._crews.clear()
+            self._now = now
+        self._now = max(self._now, now)
+        for record in records:
+            self._watched[record.worker].note(record)
+
+    def one_more(self, node: Mapping[str, WorkerSpec], room: Room) -> WorkerSpec | None:
+        """Give what one more worker shall host, if there shall be one; who asks starts it.
+
+        Args:
+            node: The node's workers by their ids, all of which are ready.
+            room: What the node has left.
+        """
+        crews: dict[str, list[_Watched]] = defaultdict(list)
+        for worker in node:
+            if (watched := self._watched.get(worker)) is not None:
+                crews[_target(watched.last)].append(watched)
+        for target, members in crews.items():
+            spec = node[members[0].last.worker]
+            # Two cannot listen on one port.
+            if not spec.http_port and self._is_short(self._crews[target], members, room):
+                # The version that is served, though there may be a later one by now.
+                return replace(spec, model=target)
+        return None
+
+    def give_up(self, target: str) -> None:
+        """Try no further worker for a while: the last did not live."""
+        self._crews[target].full_until = self._now + WHILE_S
+
+    def _is_short(self, crew: _Crew, members: Sequence[_Watched], room: Room) -> bool:
+        workers = frozenset(one.last.worker for one in members)
+        if crew.workers != workers:
+            crew.workers, crew.since = workers, self._now
+        begun = max(crew.since, *(one.busy_since for one in members))
+        if (
+            any(one.said[0].beat_at < begun or one.seconds < WINDOW_S for one in members)
+            or self._now < crew.full_until
+            or not all(one.is_held_back_by_python for one in members)
+            or not self._fits(members, room)
+        ):
+            return False
+        rate = sum(one.rate for one in members)
+        is_comparable = 0 < crew.number_before < len(members) and self._now <= crew.since + COMPARABLE_S
+        if is_comparable and rate < GAIN * crew.rate_before:
+            crew.full_until, crew.number_before = self._now + WHILE_S, 0
+            return False
+        crew.number_before, crew.rate_before = len(members), rate
+        return True
+
+    def _fits(self, members: Sequence[_Watched], room: Room) -> bool:
+        usage = members[0].last.usage
+        if usage is None:
+            return False
+        node = [one for one in self._watched.values() if one.last.usage and one.last.usage.host == usage.host]
+        if usage.device != "cpu":
+            sharing = [one for one in node if one.last.usage and one.last.usage.device == usage.device]
+            if len(sharing) >= self._gpu_workers:
+                return False
+        needed_bytes = MEMORY_FACTOR * max(one.last.rss_bytes for one in members)
+        return (
+            len(members) + 1 <= usage.cores
+            and sum(one.cores for one in node) < CORES_USED_UP * usage.cores
+            and (room.idle_cores is None or room.idle_cores >= CORES_IDLE * usage.cores)
+            and (room.free_bytes is None or room.free_bytes >= needed_bytes)
+            # A compiler, which is a process of its own, has the cores that one more worker would need.
+            and not any(one.last.code == "compiling" for one in node)
+        )
+
+
+def _target(record: WorkerRecord) -> str:
+    return f"{record.model}@{record.digest}"
+
+
+def _is_at_work(record: WorkerRecord) -> bool:
+    return record.held_items > 0 and record.state == "ready"

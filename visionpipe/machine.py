@@ -1,0 +1,76 @@
+"""What this machine has left: memory, and cores that nobody uses."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+_MEMORY = Path("/proc/meminfo")
+_CORES = Path("/proc/stat")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is left; ``None`` where the system does not tell."""
+
+    free_bytes: int | None = None
+    """Memory."""
+    idle_cores: float | None = None
+    """Cores that were idle lately, on average."""
+
+
+class Machine:
+    """Tells what is left, after having looked a while.
+
+    Args:
+        window_s: For how long idle cores are averaged.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._idle: deque[tuple[float, float]] = deque()
+
+    def look(self) -> Room:
+        """Look, as is to be done every second or so, and tell."""
+        return Room(free_memory_bytes(), self._idle_cores())
+
+    def _idle_cores(self) -> float | None:
+        idle_s = _idle_s()
+        if idle_s is None:
+            return None
+        now = time.monotonic()
+        self._idle.append((now, idle_s))
+        while len(self._idle) > 2 and self._idle[1][0] <= now - self._window_s:
+            self._idle.popleft()
+        (begun, before_s), passed_s = self._idle[0], now - self._idle[0][0]
+        return (idle_s - before_s) / passed_s if now > begun else None
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that this machine, or a container with control groups v2, has left; ``None`` where nobody knows."""
+    try:
+        fields = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+        free = 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return None
+    try:
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        # What is cached of files goes as soon as somebody needs the room.
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        # No container, or one without a limit.
+        return free
+
+
+def _idle_s() -> float | None:
+    """Seconds for which cores of the machine were idle, or waited for a disk, since it started."""
+    try:
+        ticks = _CORES.read_text().split("\n", 1)[0].split()
+        return (int(ticks[4]) + int(ticks[5])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
