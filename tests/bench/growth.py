@@ -14,6 +14,7 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from tests.bench.growth_plot import draw
 from tests.bench.overhead import picture, write_nothing
 from visionpipe.client import Client
 from visionpipe.queue import calls, connect, run
+from visionpipe.queue.records import Accounts
 from visionpipe.schemas.images import InlineImage
 from visionpipe.schemas.jobs import Lane
 from visionpipe.tasks import build_request
@@ -41,6 +43,8 @@ QUICK = 20
 """How many times shorter the longest queue and run are with ``--quick``."""
 AT_ONCE = 200
 """Jobs that are put into the queue in one round trip."""
+PORTION, TURNS = 1000, 5
+"""Jobs that are worked off at a time, and how often at each length of the queue."""
 ASKED = 200
 """Interactive jobs at each length of the queue."""
 RESULT_TTL_S = 1
@@ -116,24 +120,59 @@ def by_queue(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
 
 
 def by_drain(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
-    """Give what a job of one image takes of a worker that has so many of them to work off."""
-    with short_lived(), stack("nothing", "--precision", "fp32", write=write_nothing) as bench:
-        process, total = psutil.Process(bench.process.pid), 0
-        for length in (100, *lengths):
-            # Asleep, so that all of them wait before it takes the first.
-            process.suspend()
-            fill(bench, picture(200), length)
-            before, started = spent(bench), time.perf_counter()
-            process.resume()
-            total += length
-            while run(bench.redis, calls.accounts())[bench.model].done < total:
-                time.sleep(0.005)
-            taken_s, after = time.perf_counter() - started, spent(bench)
-            if total > 100:
-                # The last jobs are thrown away only now; of a short queue that would be nearly all.
-                time.sleep(RESULT_TTL_S + 1)
-                costs = replace(after, redis=spent(bench).redis).since(before, length)
-                yield {"queued": length, "jobs_per_s": round(length / taken_s, 1), **costs, **memory(bench)}
+    """Give what a job of one image takes of a worker that has so many to work off, and of one that has few.
+
+    They take turns, each behind a Redis of its own: while a long queue is worked off the pace of a shared machine
+    changes by more than anything that is to be found out.
+    """
+    with short_lived(), idle_stack() as long, idle_stack() as short:
+        for length in lengths:
+            turns = []
+            for turn in range(TURNS + 1):
+                for bench, waiting in ((long, length), (short, PORTION)):
+                    fill(bench, picture(200), waiting - account(bench).open)
+                costs = work_off(long), work_off(short)
+                # In the first turn leases may have lapsed while the queue was filled.
+                turns += [costs] if turn else []
+            row = {"queued": float(length)}
+            for name in ("worker_us", "redis_us"):
+                row[name] = statistics.median(mine[name] for mine, _ in turns)
+                row[f"short_{name}"] = statistics.median(beside[name] for _, beside in turns)
+                row[name.replace("us", "ratio")] = statistics.median(
+                    mine[name] / beside[name] for mine, beside in turns
+                )
+            yield {name: round(value, 3) for name, value in row.items()} | memory(long)
+
+
+@contextmanager
+def idle_stack() -> Iterator[Stack]:
+    """A model that costs nothing, and its worker, asleep."""
+    with stack("nothing", "--precision", "fp32", write=write_nothing) as bench:
+        worker = psutil.Process(bench.process.pid)
+        worker.suspend()
+        try:
+            yield bench
+        finally:
+            worker.resume()
+
+
+def work_off(bench: Stack) -> dict[str, float]:
+    """Let a sleeping worker do some of the jobs that wait; gives what one took of it and of its Redis."""
+    worker = psutil.Process(bench.process.pid)
+    before, begun = spent(bench), account(bench).done
+    worker.resume()
+    while account(bench).done < begun + 0.9 * PORTION:
+        time.sleep(0.005)
+    worker.suspend()
+    after, number = spent(bench), account(bench).done - begun
+    # They are thrown away only now.
+    time.sleep(RESULT_TTL_S + 1)
+    return replace(after, redis=spent(bench).redis).since(before, number)
+
+
+def account(bench: Stack) -> Accounts:
+    """What became of all images so far."""
+    return run(bench.redis, calls.accounts()).get(bench.model, Accounts())
 
 
 def memory(bench: Stack) -> dict[str, float]:
@@ -244,7 +283,7 @@ def verdicts(found: Mapping[str, list[dict[str, float]]]) -> list[list[object]]:
     """Say of everything that should be flat whether it is."""
     wanted = (
         ("queue", "queued", ("worker_mb", "client_mb", "p50_ms", "client_us", "worker_us", "redis_us")),
-        ("drain", "queued", ("worker_mb", "worker_us", "redis_us")),
+        ("drain", "queued", ("worker_mb", "worker_ratio", "redis_ratio")),
         ("run", "images", ("worker_mb", "client_mb", "redis_mb", "client_us", "worker_us", "redis_us")),
     )
     rows: list[list[object]] = []
@@ -269,7 +308,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, float]]]] = {
         "batch": lambda: by_batch(batches, arguments.model),
         "queue": lambda: by_queue(most(QUEUES)),
-        "drain": lambda: by_drain([length for length in most(QUEUES) if length >= 100]),
+        "drain": lambda: by_drain([length for length in most(QUEUES) if length >= PORTION]),
         "run": lambda: by_run(most(RUNS), "lenet-digits"),
     }
     earlier = json.loads((arguments.output / "growth.json").read_text()) if arguments.only else {}

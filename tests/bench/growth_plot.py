@@ -11,8 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-COLOURS = {"worker": "#3b75af", "client": "#1b998b", "redis": "#b23a48", "idle": "#8d99ae", "p50": "#d97a27"}
-NAMES = {"worker": "worker", "client": "client", "redis": "Redis", "idle": "worker, idle", "p50": "p50 of a job"}
+COLOURS = {
+    "worker": "#3b75af", "client": "#1b998b", "redis": "#b23a48", "idle": "#8d99ae", "p50": "#d97a27",
+    "short_worker": "#a9c3de", "short_redis": "#dfaab1",
+}  # fmt: skip
+NAMES = {
+    "worker": "worker", "client": "client", "redis": "Redis", "idle": "worker, idle", "p50": "p50 of a job",
+    "short_worker": "beside it, of 1,000", "short_redis": "beside it, of 1,000",
+}  # fmt: skip
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -32,7 +38,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     _memory(every[0][1], found["queue"], "queued", ("worker", "client", "redis"), "jobs waiting in the queue")
     _memory(every[0][2], found["run"], "images", ("worker", "client", "redis"), "images of a folder run")
     # The client only waits there.
-    _costs(every[1][0], found["drain"], "queued", "jobs to work off", "a job takes, ms of a core", ("worker", "redis"))
+    who = ("worker", "short_worker", "redis", "short_redis")
+    _costs(every[1][0], found["drain"], "queued", "jobs to work off", "a job takes, ms of a core", who)
     _costs(every[1][1], found["queue"], "queued", "jobs waiting in the queue", "one interactive job takes, ms")
     _costs(every[1][2], found["run"], "images", "images of a folder run", "an image takes, ms of a core")
     figure.suptitle(_said(found), fontsize=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.growth import Spent, growth_of, is_flat
-from tests.bench.growth_plot import draw
+from tests.bench.growth_plot import NAMES, draw
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_costs_are_those_of_an_image():
 
 
 def test_the_picture_is_drawn(tmp_path):
-    costs = {f"{name}_{unit}": 1.0 for name in ("worker", "client", "redis") for unit in ("mb", "us")}
+    costs = {f"{name}_{unit}": 1.0 for name in NAMES for unit in ("mb", "us")}
     rows = [{"queued": n, "images": n, "images_per_s": 5.0, "p50_ms": 2.0, **costs} for n in (1000, 100_000)]
     batch = [{"batch": n, "idle_mb": 500.0, "worker_mb": 600.0} for n in (1, 64)]
     about = {"cores": 2, "machine": "x", "date": "today", "quick": False, "batch_model": "m"}
