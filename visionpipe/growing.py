@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from visionpipe.child import WorkerSpec
@@ -17,6 +17,8 @@ from visionpipe.schemas.jobs import Usage, WorkerRecord
 
 WINDOW_S = 8.0
 """For how long workers must have been at it: starting one more takes a core for seconds, and shall be worth it."""
+SILENT_S = 2 * WINDOW_S
+"""A worker that says nothing for longer is watched anew."""
 DEVICE_WAITS = 0.5
 """A device that computes for less of the time waits for what comes before it."""
 INTERPRETER_BUSY = 0.6
@@ -81,9 +83,13 @@ class _Watched:
         own_s = spent.decode_s + spent.postprocess_s + spent.other_s
         return spent.device_s < DEVICE_WAITS * self.seconds and own_s > INTERPRETER_BUSY * self.seconds
 
+    def begin_anew(self) -> None:
+        """Forget all but the last that it said."""
+        self.said = deque([self.last])
+
     def note(self, record: WorkerRecord) -> None:
         # A clock that was set, or a worker that was silent for long, says nothing about what lies between.
-        if self.said and not 0 <= record.beat_at - self.last.beat_at <= WINDOW_S:
+        if self.said and not 0 <= record.beat_at - self.last.beat_at <= SILENT_S:
             self.said.clear()
         if not _is_at_work(record):
             self.busy_since = math.inf
@@ -96,16 +102,23 @@ class _Watched:
 
 @dataclass
 class _Crew:
-    """The workers of one version of a model on this node."""
+    """The workers of one version of a model on this node; times are those of ``time.monotonic``."""
 
     workers: frozenset[str] = frozenset()
-    since: float = 0.0
-    """Since when, by the clock of Redis, these are all."""
+    changed_at: float = 0.0
     number_before: int = 0
+    """How many there were when one more was wanted; 0 once others came or went."""
     rate_before: float = 0.0
-    """Images a second of so many workers, before there was one more."""
-    full_until: float = 0.0
+    """Images a second, then."""
+    full_until: float = -math.inf
     """Until when no further one is tried."""
+
+    def change(self, workers: frozenset[str], now: float) -> None:
+        """Take note of who they are now."""
+        is_the_wanted = self.workers < workers and len(workers) == self.number_before + 1
+        if not is_the_wanted:
+            self.number_before = 0
+        self.workers, self.changed_at = workers, now
 
 
 class Growth:
@@ -119,60 +132,63 @@ class Growth:
         self._gpu_workers = gpu_workers
         self._watched: dict[str, _Watched] = {}
         self._crews: dict[str, _Crew] = defaultdict(_Crew)
-        self._now = 0.0
 
     def observe(self, records: Sequence[WorkerRecord]) -> None:
         """Take note of the live workers; to be called every second or so."""
         self._watched = {record.worker: self._watched.get(record.worker, _Watched()) for record in records}
-        now = max((record.beat_at for record in records), default=self._now)
-        before = {worker: one.last.beat_at for worker, one in self._watched.items() if one.said}
-        if any(record.beat_at < before.get(record.worker, 0.0) for record in records):
-            # The clock was set.
-            self._crews.clear()
-            self._now = now
-        self._now = max(self._now, now)
         for record in records:
             self._watched[record.worker].note(record)
 
-    def one_more(self, node: Mapping[str, WorkerSpec], room: Room) -> WorkerSpec | None:
+    def one_more(self, node: Mapping[str, WorkerSpec], room: Room, now: float) -> WorkerSpec | None:
         """Give what one more worker shall host, if there shall be one; who asks starts it.
 
         Args:
             node: The node's workers by their ids, all of which are ready.
             room: What the node has left.
+            now: By ``time.monotonic``.
         """
+        crews = self._crews_of(node, now)
+        # What one that has just started takes of the machine is not known yet, whichever its model is.
+        if not all(worker in self._watched and self._watched[worker].seconds >= WINDOW_S for worker in node):
+            return None
+        for target, members in crews.items():
+            last = members[0].last
+            # Two cannot listen on one port.
+            if not node[last.worker].http_port and self._is_short(self._crews[target], members, room, now):
+                # The version that is served, though there may be a later one by now; and so that it answers the same.
+                return replace(node[last.worker], model=target, precision=last.precision)
+        return None
+
+    def _crews_of(self, node: Iterable[str], now: float) -> dict[str, list[_Watched]]:
+        """Group those of the node's workers that were heard of by what they host, and note who is new."""
         crews: dict[str, list[_Watched]] = defaultdict(list)
         for worker in node:
             if (watched := self._watched.get(worker)) is not None:
                 crews[_target(watched.last)].append(watched)
         for target, members in crews.items():
-            spec = node[members[0].last.worker]
-            # Two cannot listen on one port.
-            if not spec.http_port and self._is_short(self._crews[target], members, room):
-                # The version that is served, though there may be a later one by now.
-                return replace(spec, model=target)
-        return None
+            workers = frozenset(one.last.worker for one in members)
+            if workers != self._crews[target].workers:
+                self._crews[target].change(workers, now)
+                # What they did before says nothing about them together.
+                for one in members:
+                    one.begin_anew()
+        return crews
 
-    def give_up(self, target: str) -> None:
+    def give_up(self, target: str, now: float) -> None:
         """Try no further worker for a while: the last did not live."""
-        self._crews[target].full_until = self._now + WHILE_S
+        self._crews[target].full_until = now + WHILE_S
 
-    def _is_short(self, crew: _Crew, members: Sequence[_Watched], room: Room) -> bool:
-        workers = frozenset(one.last.worker for one in members)
-        if crew.workers != workers:
-            crew.workers, crew.since = workers, self._now
-        begun = max(crew.since, *(one.busy_since for one in members))
+    def _is_short(self, crew: _Crew, members: Sequence[_Watched], room: Room, now: float) -> bool:
         if (
-            any(one.said[0].beat_at < begun or one.seconds < WINDOW_S for one in members)
-            or self._now < crew.full_until
+            any(one.said[0].beat_at < one.busy_since for one in members)
+            or now < crew.full_until
             or not all(one.is_held_back_by_python for one in members)
             or not self._fits(members, room)
         ):
             return False
         rate = sum(one.rate for one in members)
-        is_comparable = 0 < crew.number_before < len(members) and self._now <= crew.since + COMPARABLE_S
-        if is_comparable and rate < GAIN * crew.rate_before:
-            crew.full_until, crew.number_before = self._now + WHILE_S, 0
+        if crew.number_before and now <= crew.changed_at + COMPARABLE_S and rate < GAIN * crew.rate_before:
+            crew.full_until = now + WHILE_S
             return False
         crew.number_before, crew.rate_before = len(members), rate
         return True

@@ -20,7 +20,7 @@ class Room:
     free_bytes: int | None = None
     """Memory."""
     idle_cores: float | None = None
-    """Cores that were idle lately, on average."""
+    """Cores that were idle lately, on average; in a container no more than what its quota leaves."""
 
 
 class Machine:
@@ -33,21 +33,25 @@ class Machine:
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
         self._idle: deque[tuple[float, float]] = deque()
+        self._used: deque[tuple[float, float]] = deque()
 
     def look(self) -> Room:
         """Look, as is to be done every second or so, and tell."""
-        return Room(free_memory_bytes(), self._idle_cores())
+        idle = self._rate(self._idle, _idle_s())
+        if (quota := _quota_cores()) is not None and (used := self._rate(self._used, _used_s())) is not None:
+            idle = quota - used if idle is None else min(idle, quota - used)
+        return Room(free_memory_bytes(), idle)
 
-    def _idle_cores(self) -> float | None:
-        idle_s = _idle_s()
-        if idle_s is None:
+    def _rate(self, seen: deque[tuple[float, float]], seconds: float | None) -> float | None:
+        """How many of such seconds go by in one, lately."""
+        if seconds is None:
             return None
         now = time.monotonic()
-        self._idle.append((now, idle_s))
-        while len(self._idle) > 2 and self._idle[1][0] <= now - self._window_s:
-            self._idle.popleft()
-        (begun, before_s), passed_s = self._idle[0], now - self._idle[0][0]
-        return (idle_s - before_s) / passed_s if now > begun else None
+        seen.append((now, seconds))
+        while len(seen) > 2 and seen[1][0] <= now - self._window_s:
+            seen.popleft()
+        begun, before = seen[0]
+        return (seconds - before) / (now - begun) if now > begun else None
 
 
 def free_memory_bytes() -> int | None:
@@ -73,4 +77,22 @@ def _idle_s() -> float | None:
         ticks = _CORES.read_text().split("\n", 1)[0].split()
         return (int(ticks[4]) + int(ticks[5])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
+        return None
+
+
+def _quota_cores() -> float | None:
+    """How many cores a container may use; ``None`` without a limit."""
+    try:
+        quota, period = (_GROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _used_s() -> float | None:
+    """Seconds of a core that a container has used."""
+    try:
+        stat = dict(line.split() for line in (_GROUP / "cpu.stat").read_text().splitlines())
+        return int(stat["usage_usec"]) / 1e6
+    except (OSError, ValueError, KeyError):
         return None

@@ -200,7 +200,7 @@ class Supervisor:
 
     def _schedule(self, slot: Slot) -> None:
         if slot.is_extra:
-            self._growth.give_up(slot.spec.model)
+            self._growth.give_up(slot.spec.model, time.monotonic())
             self._slots.close(slot)
             self._on_event(f"{slot.spec.model}: {slot.reason}\nIt was one more than needed, and is not started again.")
             return
@@ -236,7 +236,7 @@ class Supervisor:
         # One at a time: what has just started shows no effect yet, and will use more memory than it does.
         if len(ready) < len(self.slots):
             return
-        if spec := self._growth.one_more({process.worker_id: spec for process, spec in ready}, room):
+        if spec := self._growth.one_more({process.worker_id: spec for process, spec in ready}, room, time.monotonic()):
             self._on_event(f"{spec.model}: Python is the limit, not the machine; one more worker starts")
             self._slots.open(spec, is_extra=True)
 

@@ -77,6 +77,8 @@ class Engine:
         self._parts = parts
         self._settings = settings
         self._held: dict[str, HeldJob] = {}
+        # By their jobs: one that was claimed again, after its lease had run out, is held twice for a moment.
+        self._latest: dict[str, HeldJob] = {}
         self._lock = threading.Lock()
         self._reader = Reader(parts.fetcher, settings)
         self._artifacts = Artifacts(parts.store, settings)
@@ -167,8 +169,9 @@ class Engine:
         ]
         with self._lock:
             self._held[claim.token] = job
-            for older in self._held.values():
-                older.lost = older.lost or (older is not job and older.claim.job == claim.job)
+            if (older := self._latest.get(claim.job)) is not None:
+                older.lost = True
+            self._latest[claim.job] = job
         self._parts.window.add(claim.lane, len(works), weight)
         if job.suspect:
             logger.warning("job %s lost %d workers; its images run one by one", claim.job, claim.attempts)
@@ -260,3 +263,5 @@ class Engine:
     def _ended(self, job: HeldJob) -> None:
         with self._lock:
             self._held.pop(job.claim.token, None)
+            if self._latest.get(job.claim.job) is job:
+                del self._latest[job.claim.job]

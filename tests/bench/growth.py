@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ QUICK = 20
 """How many times shorter the longest queue and run are with ``--quick``."""
 AT_ONCE = 200
 """Jobs that are put into the queue in one round trip."""
-PORTION, TURNS = 1000, 5
-"""Jobs that are worked off at a time, and how often at each length of the queue."""
+SHORT, PORTION, TURNS = 1000, 900, 5
+"""Jobs of a short queue, how many of a queue are worked off at a time, and how often at each length."""
 ASKED = 200
 """Interactive jobs at each length of the queue."""
 RESULT_TTL_S = 1
@@ -120,20 +120,21 @@ def by_queue(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
 
 
 def by_drain(lengths: Sequence[int]) -> Iterator[dict[str, float]]:
-    """Give what a job of one image takes of a worker that has so many to work off, and of one that has few.
+    """Give what a job of one image takes of a worker behind which so many wait, and of one behind which few do.
 
-    They take turns, each behind a Redis of its own: while a long queue is worked off the pace of a shared machine
-    changes by more than anything that is to be found out.
+    They take turns, each with a Redis of its own: while a long queue is worked off the pace of a shared machine changes
+    by more than anything that is to be found out. A worker holds two seconds of work at most, however long the queue.
     """
     with short_lived(), idle_stack() as long, idle_stack() as short:
         for length in lengths:
             turns = []
             for turn in range(TURNS + 1):
-                for bench, waiting in ((long, length), (short, PORTION)):
+                for bench, waiting in ((long, length), (short, SHORT)):
                     fill(bench, picture(200), waiting - account(bench).open)
-                costs = work_off(long), work_off(short)
-                # In the first turn leases may have lapsed while the queue was filled.
-                turns += [costs] if turn else []
+                order = (long, short) if turn % 2 else (short, long)
+                costs = dict(zip(map(id, order), take_turns(*order), strict=True))
+                # The first warms up what a long queue has cooled down.
+                turns += [(costs[id(long)], costs[id(short)])] if turn else []
             row = {"queued": float(length)}
             for name in ("worker_us", "redis_us"):
                 row[name] = statistics.median(mine[name] for mine, _ in turns)
@@ -156,18 +157,22 @@ def idle_stack() -> Iterator[Stack]:
             worker.resume()
 
 
-def work_off(bench: Stack) -> dict[str, float]:
-    """Let a sleeping worker do some of the jobs that wait; gives what one took of it and of its Redis."""
-    worker = psutil.Process(bench.process.pid)
-    before, begun = spent(bench), account(bench).done
-    worker.resume()
-    while account(bench).done < begun + 0.9 * PORTION:
-        time.sleep(0.005)
-    worker.suspend()
-    after, number = spent(bench), account(bench).done - begun
-    # They are thrown away only now.
+def take_turns(*benches: Stack) -> list[dict[str, float]]:
+    """Let sleeping workers do a portion of what waits, one after the other; gives what a job took of each."""
+    before = [(spent(bench), account(bench).done) for bench in benches]
+    for bench in benches:
+        worker, enough, until = psutil.Process(bench.process.pid), account(bench).done + PORTION, time.monotonic() + 60
+        worker.resume()
+        while account(bench).done < enough:
+            if time.monotonic() > until:
+                raise RuntimeError("the worker does nothing")
+            time.sleep(0.005)
+        worker.suspend()
+    # What has ended is thrown away only now.
     time.sleep(RESULT_TTL_S + 1)
-    return replace(after, redis=spent(bench).redis).since(before, number)
+    return [
+        spent(bench).since(was, account(bench).done - done) for bench, (was, done) in zip(benches, before, strict=True)
+    ]
 
 
 def account(bench: Stack) -> Accounts:
@@ -291,6 +296,9 @@ def verdicts(found: Mapping[str, list[dict[str, float]]]) -> list[list[object]]:
         for name in names:
             first, last = growth_of(found[part], length, name)
             unit = name.rpartition("_")[2]
+            if unit == "ratio":
+                # Each was held against a short queue already.
+                first, last = 1.0, max(row[name] for row in found[part])
             rows.append([part, name, first, last, "yes" if is_flat(first, last, unit=unit) else "NO"])
     return rows
 
@@ -308,7 +316,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, float]]]] = {
         "batch": lambda: by_batch(batches, arguments.model),
         "queue": lambda: by_queue(most(QUEUES)),
-        "drain": lambda: by_drain([length for length in most(QUEUES) if length >= PORTION]),
+        "drain": lambda: by_drain([5 * SHORT] if arguments.quick else [n for n in QUEUES if n >= SHORT]),
         "run": lambda: by_run(most(RUNS), "lenet-digits"),
     }
     earlier = json.loads((arguments.output / "growth.json").read_text()) if arguments.only else {}

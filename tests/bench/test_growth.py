@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.growth import Spent, growth_of, is_flat
+from tests.bench.growth import Spent, growth_of, is_flat, verdicts
 from tests.bench.growth_plot import NAMES, draw
 
 
@@ -30,6 +30,15 @@ def test_memory_may_grow_by_an_amount_and_costs_by_a_factor(first, last, unit, f
 def test_short_lengths_are_left_out_where_there_are_longer_ones(lengths, expected):
     rows = [{"queued": length, "us": 10.0 * (place + 1)} for place, length in enumerate(lengths)]
     assert growth_of(rows, "queued", "us") == expected
+
+
+@pytest.mark.parametrize(("ratios", "flat"), [((1.0, 1.2, 1.1), "yes"), ((1.0, 1.3, 1.1), "NO")])
+def test_a_job_in_a_queue_of_any_length_may_cost_little_more_than_in_a_short_one(ratios, flat):
+    names = ("worker_mb", "client_mb", "redis_mb", "p50_ms", "client_us", "worker_us", "redis_us", "redis_ratio")
+    rows = [{"queued": 1000 * n, "images": 1000 * n, **dict.fromkeys(names, 1.0), "worker_ratio": r}
+            for n, r in enumerate(ratios, 1)]  # fmt: skip
+    found = {row[1]: row[-1] for row in verdicts({"queue": rows, "drain": rows, "run": rows})}
+    assert (found["worker_ratio"], found["redis_ratio"]) == (flat, "yes")
 
 
 def test_costs_are_those_of_an_image():

@@ -38,9 +38,17 @@ def record(worker: str = "w", *, at: float = 0.0, rate: float = 3000, used: dict
     spent = {"decode_s": 0.0, "forward_s": 0.0, "postprocess_s": 0.0, "other_s": 0.0, "device_s": 0.0}
     spent |= {name: at * share for name, share in (TINY if used is None else used).items()}
     usage = Usage(host=host, device=device, cores=cores, images=round(at * rate), **spent)
-    told = {"held_items": 64, "rss_bytes": GB, "usage": usage, "beat_at": START + at, **more}
+    told = {
+        "model": "m",
+        "precision": "fp32",
+        "held_items": 64,
+        "rss_bytes": GB,
+        "usage": usage,
+        "beat_at": START + at,
+        **more,
+    }
     return WorkerRecord(
-        worker=worker, model="m", digest="0" * 12, tasks=["classification"], device=device, precision="fp32",
+        worker=worker, digest="0" * 12, tasks=["classification"], device=device,
         lanes=list(Lane), max_batch=8, version="0", started_at=0, **told,
     )  # fmt: skip
 
@@ -53,17 +61,17 @@ def watch(
     growth: Growth, make: Make, *, node: str = "w", since: int = 0, seconds: float = WINDOW_S, room: Room | None = None
 ) -> list[WorkerSpec]:
     """Let it see what workers say, every second, and ask it for more of those of one node; gives what it wants."""
-    specs = {worker: WorkerSpec("m", device="cpu", precision="bf16") for worker in node}
+    specs = {worker: WorkerSpec("m", max_batch=4, precision="auto") for worker in node}
     wanted = []
     for second in range(since, since + int(seconds) + 1):
         growth.observe(make(second))
-        wanted += [spec for spec in [growth.one_more(specs, room or Room())] if spec is not None]
+        wanted += [spec for spec in [growth.one_more(specs, room or Room(), second)] if spec is not None]
     return wanted
 
 
 def test_a_model_whose_interpreter_is_the_limit_gets_one_more_worker_of_the_version_it_has():
-    wanted = watch(Growth(), lambda at: [record(at=at)], room=Room(10 * GB, 1.0))
-    assert wanted == [WorkerSpec(SERVED, device="cpu", precision="bf16")]
+    wanted = watch(Growth(), lambda at: [record(at=at, precision="bf16")], room=Room(10 * GB, 1.0))
+    assert wanted == [WorkerSpec(SERVED, max_batch=4, precision="bf16")]
 
 
 def test_nothing_is_wanted_before_workers_were_watched_long_enough():
@@ -110,7 +118,7 @@ def test_a_worker_on_a_port_of_its_own_gets_no_company():
     growth = Growth()
     for second in range(20):
         growth.observe([record(at=second)])
-        assert growth.one_more({"w": WorkerSpec("m", http_port=9000)}, Room()) is None
+        assert growth.one_more({"w": WorkerSpec("m", http_port=9000)}, Room(), second) is None
 
 
 def test_a_full_machine_gets_no_more_workers_whoever_fills_it():
@@ -206,15 +214,48 @@ def test_other_work_is_no_measure_of_what_one_more_worker_brought():
 def test_what_is_known_of_a_model_outlives_its_workers():
     growth = Growth()
     watch(growth, lambda at: [record(at=at), record("other", at=at + 2, host="there")], seconds=4)
-    growth.give_up(SERVED)
+    growth.give_up(SERVED, now=4)
     # The one that was heard of last has gone.
     assert not watch(growth, lambda at: [record(at=at)], since=5, seconds=60)
+
+
+def test_a_model_whose_worker_was_replaced_meanwhile_is_not_held_against_what_it_did_before():
+    def pair(names: str, rate: float) -> Make:
+        return lambda at: [record(worker, at=at, cores=8, rate=rate) for worker in names]
+
+    growth = Growth()
+    assert watch(growth, pair("w", 3000))
+    assert not watch(
+        growth, lambda at: [record(w, at=at, held_items=0) for w in "wv"], node="wv", since=20, seconds=600
+    )
+    assert not watch(growth, pair("v", 40), node="v", since=700, seconds=4)
+    assert watch(growth, pair("xv", 40), node="xv", since=710)
+
+
+def test_of_two_models_one_grows_after_the_other():
+    def node(*workers: str) -> Make:
+        def told(at: float) -> list[WorkerRecord]:
+            return [record(worker, at=at, cores=4, model=worker[0]) for worker in workers]
+
+        return told
+
+    growth, room = Growth(), Room(idle_cores=1.0)
+    specs = {worker: WorkerSpec(worker[0]) for worker in ("a1", "b1", "a2")}
+    for second in range(int(WINDOW_S) + 1):
+        growth.observe(node("a1", "b1")(second))
+        wanted = growth.one_more({worker: specs[worker] for worker in ("a1", "b1")}, room, second)
+    assert wanted is not None
+    assert wanted.model.startswith("a@")
+    # Three of them use 3.45 of four cores, which is seen when the third was watched long enough.
+    for second in range(20, 60):
+        growth.observe(node("a1", "b1", "a2")(second))
+        assert growth.one_more(specs, room, second) is None
 
 
 def test_a_model_whose_last_worker_died_gets_none_for_a_while():
     growth = Growth()
     assert watch(growth, lambda at: [record(at=at)])
-    growth.give_up(SERVED)
+    growth.give_up(SERVED, now=20)
     assert not watch(growth, lambda at: [record(at=at)], since=20, seconds=100)
     assert watch(growth, lambda at: [record(at=at)], since=20 + int(WHILE_S), seconds=20)
 
@@ -232,9 +273,9 @@ def serve(supervisor: Supervisor, settings: Settings, until: Callable[[], object
     begun = time.monotonic()
     with connect(str(settings.redis_url)) as redis:
         while not until() and time.monotonic() < begun + within_s:
-            for slot in supervisor.slots:
-                if slot.process is not None:
-                    said = record(slot.process.worker_id, at=time.monotonic() - begun)
+            for process in [slot.process for slot in supervisor.slots]:
+                if process is not None:
+                    said = record(process.worker_id, at=time.monotonic() - begun)
                     run(redis, calls.announce(said, settings))
             time.sleep(0.02)
     return bool(until())
@@ -247,7 +288,8 @@ def test_a_supervisor_starts_one_more_and_does_not_replace_it(settings: Settings
     with Supervisor(str(settings.redis_url), [spec], settings, grows=True, on_event=told.append) as supervisor:
         assert serve(supervisor, settings, lambda: len(supervisor.slots) == 2, within_s=20)
         needed, extra = supervisor.slots
-        assert (extra.spec, extra.is_extra, needed.is_extra) == (replace(spec, model=SERVED), True, False)
+        assert extra.spec == replace(spec, model=SERVED, precision="fp32")
+        assert (extra.is_extra, needed.is_extra) == (True, False)
         assert serve(supervisor, settings, lambda: extra.state == "ready", within_s=20)
         assert not serve(supervisor, settings, lambda: len(supervisor.slots) > 2, within_s=0.8)
         os.kill(pid_of(extra), signal.SIGKILL)

@@ -40,6 +40,7 @@ def test_nobody_knows_the_free_memory_of_another_system(tmp_path: Path, monkeypa
 def test_idle_cores_are_those_of_the_last_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     now, stat = [100.0], tmp_path / "stat"
     monkeypatch.setattr(machine, "_CORES", stat)
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     ticks, looked = os.sysconf("SC_CLK_TCK"), Machine(8)
 
@@ -57,7 +58,24 @@ def test_idle_cores_are_those_of_the_last_while(tmp_path: Path, monkeypatch: pyt
     assert later[7:] == pytest.approx([1.0] * 3)
 
 
+def test_a_container_has_no_more_idle_cores_than_its_quota_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(machine, "_CORES", tmp_path / "stat")
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    ticks, looked = os.sysconf("SC_CLK_TCK"), Machine(8)
+    (tmp_path / "cpu.max").write_text("200000 100000\n")
+    found = []
+    for second in range(3):
+        now[0] = 100.0 + second
+        (tmp_path / "stat").write_text(f"cpu 0 0 0 {60 * ticks * second} 0 0\n")
+        (tmp_path / "cpu.stat").write_text(f"usage_usec {1_750_000 * second}\nuser_usec 0\n")
+        found.append(looked.look().idle_cores)
+    assert found == [None, pytest.approx(0.25), pytest.approx(0.25)]
+
+
 def test_nobody_knows_the_idle_cores_of_another_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "_CORES", tmp_path / "missing")
+    monkeypatch.setattr(machine, "_GROUP", tmp_path)
     looked = Machine(8)
     assert (looked.look().idle_cores, looked.look().idle_cores) == (None, None)
