@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 import psutil
 from redis import Redis
@@ -200,15 +199,23 @@ class Keeper:
             now = time.monotonic()
             try:
                 self._touch(now)
-                for job in run(self._redis, calls.gc()):
-                    # They are told once; those that cannot be deleted now expire.
-                    with suppress(QueueUnavailableError):
-                        self._store.delete_job(job)
+                self._delete(run(self._redis, calls.gc()))
                 if now >= collect_at:
                     self._store.gc()
                     collect_at = now + COLLECT_EVERY_S
             except (ServiceError, ValueError) as error:
                 logger.warning("pixels of ended jobs were not deleted: %s", error)
+
+    def _delete(self, jobs: Sequence[str]) -> None:
+        """Delete the pixels of ended jobs, each of which is told once."""
+        faults = []
+        for job in jobs:
+            try:
+                self._store.delete_job(job)
+            except QueueUnavailableError as error:
+                faults.append(error.message)
+        if faults:
+            logger.warning("pixels of %d ended jobs were not deleted, and will expire: %s", len(faults), faults[-1])
 
     def _touch(self, now: float) -> None:
         """Keep the pixels of held jobs alive; in Redis the renewal of their leases does that."""
