@@ -19,7 +19,6 @@ from visionpipe.settings import Settings
 from visionpipe.tether import tethered
 
 _MAX_LOG_BYTES = 8 * 2**20
-_MAX_LOGS = 20
 
 
 @dataclass(frozen=True)
@@ -149,15 +148,3 @@ class WorkerProcess:
                 return "\n".join(log.read().decode(errors="replace").rstrip().splitlines()[-lines:])
         except OSError as error:
             return f"Its log {self.log_path} cannot be read: {error.strerror}."
-
-
-def open_log_folder(folder: Path) -> None:
-    """Make a folder for workers' output, or remove all but the newest files of the one that is there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each supervisor has files of its own; only the newest are worth keeping. Others tidy up here at the same time.
-    ages: list[tuple[float, Path]] = []
-    for path in folder.glob("*.log*"):
-        with contextlib.suppress(FileNotFoundError):
-            ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[:-_MAX_LOGS]:
-        path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What this machine has left: memory, and cores that nobody uses."""
+"""What this machine or container has, and what of it is left: memory and cores."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ class Machine:
             seen.popleft()
         begun, before = seen[0]
         return (seconds - before) / (now - begun) if now > begun else None
+
+
+def usable_cores() -> float:
+    """How many cores this process may use: those it is bound to, or less in a container with a quota."""
+    bound = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota = _quota_cores()
+    return bound if quota is None else min(bound, quota)
 
 
 def free_memory_bytes() -> int | None:

@@ -13,6 +13,8 @@ from typing import Literal
 
 from visionpipe.child import WorkerProcess, WorkerSpec
 
+_MAX_LOGS = 20
+
 
 @dataclass
 class Slot:
@@ -44,6 +46,8 @@ class Slots:
     """
 
     def __init__(self, log_folder: Path | None) -> None:
+        if log_folder is not None:
+            _open_folder(log_folder)
         self.all: list[Slot] = []
         self._log_folder = log_folder
         self._name = f"{os.getpid()}-{secrets.token_hex(2)}"
@@ -76,3 +80,14 @@ class Slots:
         # No model has such a name, which its worker shall say, not the file system.
         name = spec.model.partition("@")[0].replace("/", "_")
         return self._log_folder / f"{name}-{self._name}-{next(self._numbers)}.log"
+
+
+def _open_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Each supervisor has files of its own; only the newest are worth keeping. Others tidy up here at the same time.
+    ages: list[tuple[float, Path]] = []
+    for path in folder.glob("*.log*"):
+        with contextlib.suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[:-_MAX_LOGS]:
+        path.unlink(missing_ok=True)

@@ -101,20 +101,20 @@ def ensure_stack(
         specs = {model: WorkerSpec(model, device=device, precision=precision) for model in models}
         with contextlib.closing(connect(url)) as redis:
             missing = _unserved(list(specs), run(redis, calls.workers()))
-        log_folder, started = make_log_folder(settings), threading.Event()
+        log_folder = make_log_folder(settings)
+        started = threading.Event()
 
         def note(event: str) -> None:
             # While it starts, wait_ready says what is wrong; later on nobody else would.
             (tell if started.is_set() else _log.info)(event)
 
         number = workers or 1
-        crew, grows = [specs[model] for model in missing for _ in range(number)], workers is None
-        with Supervisor(url, crew, settings, log_folder=log_folder, grows=grows, on_event=note) as supervisor:
+        crew = [specs[model] for model in missing for _ in range(number)]
+        with Supervisor(url, crew, settings, log_folder=log_folder, grows=workers is None, on_event=note) as supervisor:
             if number > 1 and len(missing) < len(specs):
                 tell(f"Served already, so none is started: {', '.join(sorted(set(specs) - set(missing)))}")
             if missing:
-                what = "a worker" if number == 1 else f"{number} workers"
-                tell(f"Starting {what} for {', '.join(missing)} (log in {log_folder})")
+                tell(f"Starting {_counted(number)} for {', '.join(missing)} (log in {log_folder})")
                 supervisor.wait_ready(START_TIMEOUT_S)
                 tell("Ready")
             started.set()
@@ -169,6 +169,10 @@ def make_log_folder(settings: Settings) -> Path:
     except (OSError, RuntimeError):
         return Path(tempfile.mkdtemp(prefix="visionpipe-logs-"))
     return folder
+
+
+def _counted(workers: int) -> str:
+    return "a worker" if workers == 1 else f"{workers} workers"
 
 
 def _unserved(models: Sequence[str], live: list[WorkerRecord]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from visionpipe.child import WorkerProcess, WorkerSpec, open_log_folder
+from visionpipe.child import WorkerProcess, WorkerSpec
 from visionpipe.errors import ServiceError, WorkerStartError
 from visionpipe.growing import WINDOW_S, Growth
 from visionpipe.machine import Machine
@@ -78,18 +78,14 @@ class Supervisor:
         self._impatient = threading.Event()
         self._lost: list[str] = []
         self._look_at = self._redis_at = self._grow_at = 0.0
-        self._growth, self._machine = (
-            Growth(gpu_workers=1 if self._counts else settings.cuda_workers),
-            Machine(WINDOW_S),
-        )
+        self._growth = Growth(gpu_workers=1 if self._counts else settings.cuda_workers)
+        self._machine = Machine(WINDOW_S)
         # Two workers of a node cannot listen on one port.
         self._grows = grows and not settings.http_port
         self._redis = connect(redis_url)
         self._sweeper = Sweeper(self._redis, settings)
         self._redis_fault = ""
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        if log_folder is not None:
-            open_log_folder(log_folder)
         self.add(*specs)
 
     def __enter__(self) -> Supervisor:

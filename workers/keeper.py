@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import psutil
 from redis import Redis
@@ -206,7 +206,7 @@ class Keeper:
             except (ServiceError, ValueError) as error:
                 logger.warning("pixels of ended jobs were not deleted: %s", error)
 
-    def _delete(self, jobs: Sequence[str]) -> None:
+    def _delete(self, jobs: list[str]) -> None:
         """Delete the pixels of ended jobs, each of which is told once."""
         faults = []
         for job in jobs:

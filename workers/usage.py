@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from visionpipe.machine import usable_cores
 from visionpipe.schemas.jobs import Usage
 
 TASKS = Path("/proc/self/task")
 """A folder for each thread of this process."""
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""How much of the cores a container may use: microseconds of each period, or ``max``."""
 NS = 1e9
 
 
@@ -83,16 +81,6 @@ def kind_of(name: str) -> str:
         if name.startswith(start):
             return kind
     return "other"
-
-
-def usable_cores() -> float:
-    """How many cores this process may use: those it is bound to, or less in a container with a quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = QUOTA.read_text().split()
-        return min(float(bound), int(quota) / int(period))
-    except (OSError, ValueError):
-        return float(bound)
 
 
 def _times_ns() -> dict[int, int]:

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from workers.usage import UsageMeter, kind_of, usable_cores
+from visionpipe.machine import usable_cores
+from workers.usage import UsageMeter, kind_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of single threads")
 
@@ -55,10 +56,9 @@ def test_a_system_that_tells_nothing_gives_nothing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("max 100000", None), ("50000 100000", 0.5)])
 def test_a_container_may_use_no_more_than_its_quota(monkeypatch, tmp_path, text, expected):
-    monkeypatch.setattr("workers.usage.QUOTA", tmp_path / "none")
+    monkeypatch.setattr("visionpipe.machine._GROUP", tmp_path)
     bound = usable_cores()
     (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr("workers.usage.QUOTA", tmp_path / "cpu.max")
     assert usable_cores() == (expected or bound)
 
 
