@@ -26,7 +26,7 @@ from visionpipe.supervisor import Supervisor, WorkerSpec
 
 from .test_supervisor import Script, pid_of
 
-TINY = {"decode_s": 0.7, "other_s": 0.25, "forward_s": 0.2, "device_s": 0.2}
+TINY = {"decode_s": 0.5, "other_s": 0.25, "forward_s": 0.4, "device_s": 0.65}
 """Seconds of a core that a tiny network's worker uses in a second."""
 GB = 10**9
 START = 100_000.0
@@ -84,9 +84,9 @@ def test_nothing_is_wanted_before_workers_were_watched_long_enough():
     "said",
     [
         {"used": {"forward_s": 1.6, "decode_s": 0.2, "device_s": 0.95}},
-        {"used": {**TINY, "device_s": 0.6}},
+        {"used": {**TINY, "device_s": 0.85}},
         {"used": {"decode_s": 0.3, "other_s": 0.1, "device_s": 0.1}},
-        {"used": {**TINY, "decode_s": 1.4}},
+        {"used": {**TINY, "decode_s": 1.2}},
         {"cores": 1},
         {"cores": 1.9},
         {"device": "cuda:0", "cores": 16},

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from visionpipe.errors import InvalidRequestError
 from visionpipe.settings import load_settings
@@ -116,7 +117,8 @@ def _table(slots: list[Slot]) -> Table:
     for slot in slots:
         age = f"{time.monotonic() - slot.ready_at:.0f} s" if slot.state == "ready" else ""
         worker = slot.process.worker_id if slot.process else "-"
-        state = f"[{colours[slot.state]}]{slot.state}[/]"
+        # No markup: what happens meanwhile is printed without, and the table with it.
+        state = Text(slot.state, style=colours[slot.state])
         table.add_row(slot.spec.model, worker, state, age, str(slot.restarts))
     return table
 
