@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -26,9 +29,23 @@ from visionpipe.settings import Settings
 os.environ.setdefault("GOMP_SPINCOUNT", "500")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear Ctrl-C, also where the shell that started the tests in the background has it ignored by all children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("visionpipe.threads").addHandler(LastWords(config))
+
+
+class LastWords(logging.Handler):
+    """Prints why a thread of a worker ends this whole process: what pytest captures would be lost with it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(logging.CRITICAL)
+        self._capture: Any = config.pluginmanager.getplugin("capturemanager")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it past the capture."""
+        with self._capture.global_and_fixture_disabled():
+            print(os.environ.get("PYTEST_CURRENT_TEST"), self.format(record), sep=": ", file=sys.stderr, flush=True)
 
 
 @pytest.fixture(autouse=True)

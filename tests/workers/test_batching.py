@@ -9,6 +9,7 @@ import time
 import weakref
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import hypothesis
 import pytest
@@ -391,6 +392,8 @@ def test_a_device_step_that_brings_the_thread_down_ends_the_process(rig: Any, mo
         ended.set()
 
     monkeypatch.setattr("workers.threads.os._exit", exit_now)
+    told = Mock()
+    monkeypatch.setattr("workers.threads.logger", told)
 
     def broken(batch: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -399,6 +402,7 @@ def test_a_device_step_that_brings_the_thread_down_ends_the_process(rig: Any, mo
     rig.submit([1])
     assert ended.wait(5)
     assert exits == [FATAL_EXIT]
+    told.critical.assert_called_once()
     rig.engine._held.clear()
 
 
