@@ -18,7 +18,7 @@ from visionpipe.schemas.jobs import Usage, WorkerRecord
 WINDOW_S = 8.0
 """For how long workers must have been at it: starting one more takes a core for seconds, and shall be worth it."""
 SILENT_S = 2 * WINDOW_S
-"""A worker that says nothing for longer is watched anew."""
+"""A worker that says nothing for longer, and for longer than three of its beats, is watched anew."""
 DEVICE_WAITS = 0.8
 """A device that is busy for less of the time waits for what comes before it. That time is by the clock, and runs on
 while its thread waits for the interpreter: for a tiny network it is 40 to 65 %, for one that is the limit 98 %."""
@@ -31,7 +31,7 @@ CORES_IDLE = 0.05
 GAIN = 1.1
 """A model whose last worker brought less than this gets no further one for a while."""
 WHILE_S = 600.0
-"""How long that is; by then there may be other work."""
+"""How long that is; by then there may be other work. Where its last worker died, twice as long each time."""
 COMPARABLE_S = 60.0
 """So soon, at most, what one more worker brought is seen: later there may be other work, too."""
 MEMORY_FACTOR = 2
@@ -46,6 +46,7 @@ class _Watched:
     """Since ``WINDOW_S`` ago, or a little longer."""
     busy_since: float = math.inf
     """Since when, by the clock of Redis, it was never seen without work; infinite while it has none."""
+    silent_s: float = SILENT_S
 
     @property
     def last(self) -> WorkerRecord:
@@ -90,7 +91,7 @@ class _Watched:
 
     def note(self, record: WorkerRecord) -> None:
         # A clock that was set, or a worker that was silent for long, says nothing about what lies between.
-        if self.said and not 0 <= record.beat_at - self.last.beat_at <= SILENT_S:
+        if self.said and not 0 <= record.beat_at - self.last.beat_at <= self.silent_s:
             self.said.clear()
         if not _is_at_work(record):
             self.busy_since = math.inf
@@ -113,6 +114,8 @@ class _Crew:
     """Images a second, then."""
     full_until: float = -math.inf
     """Until when no further one is tried."""
+    deaths: int = 0
+    """How often one that was started for speed died."""
 
     def change(self, workers: frozenset[str], now: float) -> None:
         """Take note of who they are now."""
@@ -127,16 +130,19 @@ class Growth:
 
     Args:
         gpu_workers: How many share one GPU at most; they were told so when they reserved their part of its memory.
+        renew_s: How often workers say something that have nothing to do.
     """
 
-    def __init__(self, *, gpu_workers: int = 1) -> None:
+    def __init__(self, *, gpu_workers: int = 1, renew_s: float = 0.0) -> None:
         self._gpu_workers = gpu_workers
+        self._silent_s = max(SILENT_S, 3 * renew_s)
         self._watched: dict[str, _Watched] = {}
         self._crews: dict[str, _Crew] = defaultdict(_Crew)
 
     def observe(self, records: Sequence[WorkerRecord]) -> None:
         """Take note of the live workers; to be called every second or so."""
-        self._watched = {record.worker: self._watched.get(record.worker, _Watched()) for record in records}
+        before = self._watched
+        self._watched = {one.worker: before.get(one.worker) or _Watched(silent_s=self._silent_s) for one in records}
         for record in records:
             self._watched[record.worker].note(record)
 
@@ -177,19 +183,32 @@ class Growth:
 
     def give_up(self, target: str, now: float) -> None:
         """Try no further worker for a while: the last did not live."""
-        self._crews[target].full_until = now + WHILE_S
+        crew = self._crews[target]
+        crew.full_until = now + WHILE_S * 2**crew.deaths
+        crew.deaths += 1
+
+    def outdated(self, needed: Iterable[str], extra: Iterable[str]) -> list[str]:
+        """Give those of a node's further workers that host what none of the needed ones of their model hosts now."""
+        served: dict[str, set[str]] = defaultdict(set)
+        for worker in needed:
+            if (one := self._watched.get(worker)) is not None:
+                served[one.last.model].add(one.last.digest)
+        told = [one.last for one in map(self._watched.get, extra) if one is not None]
+        return [last.worker for last in told if served[last.model] and last.digest not in served[last.model]]
 
     def _is_short(self, crew: _Crew, members: Sequence[_Watched], room: Room, now: float) -> bool:
         if (
             any(one.said[0].beat_at < one.busy_since for one in members)
             or now < crew.full_until
             or not all(one.is_held_back_by_python for one in members)
-            or not self._fits(members, room)
         ):
             return False
         rate = sum(one.rate for one in members)
         if crew.number_before and now <= crew.changed_at + COMPARABLE_S and rate < GAIN * crew.rate_before:
             crew.full_until = now + WHILE_S
+            return False
+        # Asked last: what the one before brought is seen in time, also where there is no room for another one now.
+        if not self._fits(members, room):
             return False
         crew.number_before, crew.rate_before = len(members), rate
         return True

@@ -23,7 +23,7 @@ class Slot:
     spec: WorkerSpec
     log_path: Path | None
     process: WorkerProcess | None = None
-    state: Literal["starting", "ready", "waiting", "stopped"] = "starting"
+    state: Literal["starting", "ready", "waiting", "retiring", "stopped"] = "starting"
     restarts: int = 0
     """Restarts in all."""
     failures: int = 0
@@ -66,13 +66,9 @@ class Slots:
             self.all = [*self.all, *(Slot(spec, self._log_path(spec), is_extra=is_extra) for spec in specs)]
 
     def close(self, slot: Slot) -> None:
-        """Have one no longer, nor its log, of which its ``reason`` has the end."""
+        """Have one no longer."""
         with self._lock:
             self.all = [other for other in self.all if other is not slot]
-        if slot.log_path is not None:
-            with contextlib.suppress(OSError):
-                slot.log_path.unlink(missing_ok=True)
-                slot.log_path.with_suffix(".log.1").unlink(missing_ok=True)
 
     def _log_path(self, spec: WorkerSpec) -> Path | None:
         if self._log_folder is None:

@@ -78,7 +78,8 @@ class Supervisor:
         self._impatient = threading.Event()
         self._lost: list[str] = []
         self._look_at = self._redis_at = self._grow_at = 0.0
-        self._growth = Growth(gpu_workers=1 if self._counts else settings.cuda_workers)
+        gpu_workers = 1 if self._counts else settings.cuda_workers
+        self._growth = Growth(gpu_workers=gpu_workers, renew_s=settings.renew_s)
         self._machine = Machine(WINDOW_S)
         # Two workers of a node cannot listen on one port.
         self._grows = grows and not settings.http_port
@@ -196,9 +197,12 @@ class Supervisor:
 
     def _schedule(self, slot: Slot) -> None:
         if slot.is_extra:
-            self._growth.give_up(slot.spec.model, time.monotonic())
             self._slots.close(slot)
-            self._on_event(f"{slot.spec.model}: {slot.reason}\nIt was one more than needed, and is not started again.")
+            if slot.state != "retiring":
+                self._growth.give_up(slot.spec.model, time.monotonic())
+                log = f" All it wrote: {slot.log_path}" if slot.log_path else ""
+                told = f"{slot.reason}\nIt was one more than needed, and is not started again.{log}"
+                self._on_event(f"{slot.spec.model}: {told}")
             return
         wait_s = RESTART_WAITS_S[min(slot.failures, len(RESTART_WAITS_S)) - 1]
         slot.state, slot.start_at = "waiting", time.monotonic() + wait_s
@@ -228,13 +232,25 @@ class Supervisor:
     def _grow(self, live: list[WorkerRecord]) -> None:
         self._growth.observe(live)
         room = self._machine.look()
+        self._retire_outdated()
         ready = [(slot.process, slot.spec) for slot in self.slots if slot.process and slot.state == "ready"]
         # One at a time: what has just started shows no effect yet, and will use more memory than it does.
         if len(ready) < len(self.slots):
             return
         if spec := self._growth.one_more({process.worker_id: spec for process, spec in ready}, room, time.monotonic()):
-            self._on_event(f"{spec.model}: Python is the limit, not the machine; one more worker starts")
+            self._on_event(f"{spec.model}: device and cores wait for Python; one more worker starts")
             self._slots.open(spec, is_extra=True)
+
+    def _retire_outdated(self) -> None:
+        """Drain what was started for speed and hosts a version that the others of its model have left meanwhile."""
+        ready = {slot.process.worker_id: slot for slot in self.slots if slot.process and slot.state == "ready"}
+        extra = [worker for worker, slot in ready.items() if slot.is_extra]
+        for worker in self._growth.outdated(ready.keys() - set(extra), extra) if extra else []:
+            slot = ready[worker]
+            self._on_event(f"{slot.spec.model}: worker {worker} ends, since the others host another version now")
+            slot.state = "retiring"
+            if slot.process is not None:
+                slot.process.terminate()
 
     @contextlib.contextmanager
     def _redis_or_not(self) -> Iterator[Redis]:

@@ -212,8 +212,8 @@ class Keeper:
         for job in jobs:
             try:
                 self._store.delete_job(job)
-            except QueueUnavailableError as error:
-                faults.append(error.message)
+            except (QueueUnavailableError, ValueError) as error:
+                faults.append(str(error))
         if faults:
             logger.warning("pixels of %d ended jobs were not deleted, and will expire: %s", len(faults), faults[-1])
 

@@ -22,7 +22,7 @@ from visionpipe.queue import calls, connect, run
 from visionpipe.schemas.jobs import Lane, Usage, WorkerRecord
 from visionpipe.settings import Settings
 from visionpipe.stack import Stack, ensure_stack
-from visionpipe.supervisor import Supervisor, WorkerSpec
+from visionpipe.supervisor import Slot, Supervisor, WorkerSpec
 
 from .test_supervisor import Script, pid_of
 
@@ -45,10 +45,11 @@ def record(worker: str = "w", *, at: float = 0.0, rate: float = 3000, used: dict
         "rss_bytes": GB,
         "usage": usage,
         "beat_at": START + at,
+        "digest": "0" * 12,
         **more,
     }
     return WorkerRecord(
-        worker=worker, digest="0" * 12, tasks=["classification"], device=device,
+        worker=worker, tasks=["classification"], device=device,
         lanes=list(Lane), max_batch=8, version="0", started_at=0, **told,
     )  # fmt: skip
 
@@ -190,6 +191,17 @@ def test_a_model_grows_for_as_long_as_that_brings_something():
     assert watch(growth, crew("wvu", 3000), node="wvu", since=60 + int(WHILE_S))
 
 
+def test_what_the_last_worker_brought_is_seen_while_there_is_no_room_for_another():
+    def crew(names: str, code: str = "eager") -> Make:
+        return lambda at: [record(w, at=at, cores=8, rate=3000 / len(names), code=code) for w in names]
+
+    growth = Growth()
+    assert watch(growth, crew("w"))
+    assert not watch(growth, crew("wv", "compiling"), node="wv", since=20, seconds=70)
+    assert not watch(growth, crew("wv"), node="wv", since=91, seconds=60)
+    assert watch(growth, crew("wv"), node="wv", since=20 + int(WHILE_S), seconds=20)
+
+
 def test_little_work_is_no_reason_to_grow_no_further():
     def idly(at: float) -> list[WorkerRecord]:
         return [record(worker, at=at, cores=8, rate=100, used={"decode_s": 0.1}) for worker in "wv"]
@@ -258,6 +270,27 @@ def test_a_model_whose_last_worker_died_gets_none_for_a_while():
     growth.give_up(SERVED, now=20)
     assert not watch(growth, lambda at: [record(at=at)], since=20, seconds=100)
     assert watch(growth, lambda at: [record(at=at)], since=20 + int(WHILE_S), seconds=20)
+    # Once more, and it may be for good.
+    growth.give_up(SERVED, now=1000)
+    assert not watch(growth, lambda at: [record(at=at)], since=1000 + int(WHILE_S), seconds=100)
+    assert watch(growth, lambda at: [record(at=at)], since=1000 + 2 * int(WHILE_S), seconds=20)
+
+
+def test_a_model_without_work_that_says_so_every_minute_keeps_no_other_from_growing():
+    growth = Growth(renew_s=60)
+
+    def node(at: float) -> list[WorkerRecord]:
+        # What was heard last of it stands in Redis meanwhile.
+        heard = 60 * (at // 60)
+        return [record(at=at, cores=4), record("idle", at=heard, cores=4, held_items=0, used={}, model="n")]
+
+    specs = {"w": WorkerSpec("m"), "idle": WorkerSpec("n")}
+    wanted = []
+    for second in range(130):
+        growth.observe(node(second))
+        wanted += [spec for spec in [growth.one_more(specs, Room(), second)] if spec is not None]
+    assert wanted
+    assert {spec.model for spec in wanted} == {SERVED}
 
 
 @pytest.fixture
@@ -317,13 +350,38 @@ def test_nobody_waits_for_one_more_worker_nor_counts_it(settings: Settings, tmp_
         assert supervisor.settings.cuda_workers == 1
 
 
-def test_of_one_more_worker_that_died_no_log_is_left(settings: Settings, tmp_path: Path, becomes: Callable[..., bool]):
+def test_one_more_worker_that_died_leaves_its_log(settings: Settings, tmp_path: Path, becomes: Callable[..., bool]):
     told: list[str] = []
     with Supervisor(str(settings.redis_url), [], settings, log_folder=tmp_path, on_event=told.append) as supervisor:
         supervisor._slots.open(Script(source="print('no memory'); raise SystemExit(1)"), is_extra=True)
         assert becomes(lambda: told and "not started again" in told[-1], within_s=20)
-        assert "no memory" in told[-1]
-        assert not list(tmp_path.iterdir())
+        assert supervisor.slots == []
+    (log,) = tmp_path.iterdir()
+    assert "no memory" in told[-1]
+    assert str(log) in told[-1]
+    assert "no memory" in log.read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_more_worker_ends_once_the_others_host_another_version(settings: Settings, becomes: Callable[..., bool]):
+    told: list[str] = []
+    url = str(settings.redis_url)
+    with Supervisor(url, [Script(model="m")], settings, grows=True, on_event=told.append) as supervisor:
+        supervisor._slots.open(Script(model=SERVED), is_extra=True)
+        assert serve(supervisor, settings, lambda: {slot.state for slot in supervisor.slots} == {"ready"}, within_s=20)
+        needed, extra = supervisor.slots
+        assert not serve(supervisor, settings, lambda: extra.state != "ready", within_s=0.5)
+        with connect(url) as redis:
+            later = record(worker_of(needed), digest="1" * 12)
+            run(redis, calls.announce(later, settings))
+        assert becomes(lambda: supervisor.slots == [needed], within_s=20)
+    assert sum("host another version" in event for event in told) == 1
+    assert not any("not started again" in event for event in told)
+
+
+def worker_of(slot: Slot) -> str:
+    assert slot.process is not None
+    return slot.process.worker_id
 
 
 @pytest.mark.parametrize(("workers", "grows"), [(None, True), (1, False), (2, False)])

@@ -151,16 +151,19 @@ def test_pixels_of_ended_jobs_that_the_store_keeps_are_told_and_stop_no_others(
 ) -> None:
     deleted: list[str] = []
     told: list[str] = []
+    faults = {"b": QueueUnavailableError("the disk is full"), "o d": ValueError("expected a key")}
 
     def delete_job(job: str) -> None:
-        if job != "b":
-            deleted.append(job)
-            return
-        raise QueueUnavailableError("the disk is full")
+        if job in faults:
+            raise faults[job]
+        deleted.append(job)
 
     monkeypatch.setattr(rig.keeper._store, "delete_job", delete_job)
     monkeypatch.setattr("workers.keeper.logger.warning", lambda text, *values: told.append(text % values))
     rig.keeper._delete(["a", "b", "c"])
-    rig.keeper._delete(["d"])
+    rig.keeper._delete(["o d", "d"])
     assert deleted == ["a", "c", "d"]
-    assert told == ["pixels of 1 ended jobs were not deleted, and will expire: the disk is full"]
+    assert told == [
+        f"pixels of 1 ended jobs were not deleted, and will expire: {why}"
+        for why in ("the disk is full", "expected a key")
+    ]

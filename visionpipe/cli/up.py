@@ -113,7 +113,7 @@ def _table(slots: list[Slot]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("model", "worker", "state", "for", "restarts"):
         table.add_column(column)
-    colours = {"ready": "green", "starting": "yellow", "waiting": "red", "stopped": "dim"}
+    colours = {"ready": "green", "starting": "yellow", "waiting": "red", "retiring": "dim", "stopped": "dim"}
     for slot in slots:
         age = f"{time.monotonic() - slot.ready_at:.0f} s" if slot.state == "ready" else ""
         worker = slot.process.worker_id if slot.process else "-"

@@ -158,8 +158,8 @@ def _busy(spent: Sequence[Usage], hosts: dict[str, list[Usage]], per_image: floa
         "forward": per_image * max(on_cores, on_gpus),
         "decode": per_image * sum(one.decode_s for one in spent) / cores,
         "postprocess": per_image * sum(one.postprocess_s for one in spent) / cores,
-        # One interpreter, whatever the number of cores.
-        "service": per_image * sum(one.other_s for one in spent) / len(spent),
+        # One interpreter, whatever the number of cores; others may have joined it late.
+        "service": per_image * max(one.other_s for one in spent),
     }
 
 

@@ -38,6 +38,11 @@ def record(worker: str, used: Usage | None) -> WorkerRecord:
         ([usage(decode_s=30, forward_s=10, other_s=1)], 45, 50, 0.9, "decode"),
         # A tiny network: the cores could do far more than the one interpreter that keeps the books.
         ([usage(decode_s=0.06, forward_s=0.04, other_s=0.15)], 5000, 20_000, 0.25, "service"),
+        # Another worker joined it late.
+        (
+            [usage(900, decode_s=0.06, forward_s=0.03, other_s=0.15), usage(forward_s=0.01, other_s=0.01)],
+            9500, 38_000, 0.25, "service",
+        ),
         ([usage(decode_s=5, forward_s=40, other_s=1)], 10, 2 * 1000 / 45, 0.225, "waiting"),
         # A GPU: it computes 2 ms an image, while 16 cores need 8 ms of one core.
         ([usage(device="cuda:0", cores=16, decode_s=8, forward_s=3, device_s=2)], 450, 500, 0.9, "forward"),
@@ -53,7 +58,10 @@ def record(worker: str, used: Usage | None) -> WorkerRecord:
         ),
         ([usage(500, device="cuda:0", cores=64, forward_s=1, device_s=2) for _ in range(2)], 450, 500, 0.9, "forward"),
     ],
-    ids=["forward", "decode", "service", "waiting", "GPU", "GPU, decode", "one host", "two hosts", "2 GPUs", "1 GPU"],
+    ids=[
+        "forward", "decode", "service", "late", "waiting",
+        "GPU", "GPU, decode", "one host", "two hosts", "2 GPUs", "1 GPU",
+    ],
 )  # fmt: skip
 def test_a_rate_is_held_against_what_the_costs_allow(spent, rate, ceiling, share, bound):
     found = ceiling_of(spent, rate)
