@@ -1,8 +1,9 @@
 """Interactive latency, idle and while a folder run saturates the worker: python -m tests.bench.latency.
 
 The worker has compiled its network before. It holds when the loaded p95 is at most the idle p95 and one and a half
-micro-batches, and when the run loses at most 5 % of its images a second to one request every half second: in the median
-of rounds, each between two stretches without.
+micro-batches, and when the run loses at most 5 % of its images a second to requests half a second apart, in many short
+rounds, each between two stretches without. The loss has its standard error: a shared machine's pace differs by a sixth
+from one stretch to the next.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 from urllib.request import urlopen
@@ -30,14 +31,15 @@ T = TypeVar("T")
 REQUESTS = 60
 REQUEST_S = 60
 EVERY_S = 0.5
-"""How often somebody asks while the run goes on."""
+"""How long after an answer somebody asks again while the run goes on."""
 TRIAL_S = 10
 """How long a first run takes, by a rough measure, that tells how large the load has to be."""
-RUN_S = 150
+RUN_S = 360
 """How long the load would take alone."""
-ROUNDS = 15
-"""Many and short, since the pace of a shared machine changes within seconds."""
-STRETCH_S = 2.5
+ROUNDS = 60
+ASKED = 4
+"""Requests in a round."""
+STRETCH_S = 2.0
 """How long the run goes on alone before, between and after the rounds."""
 MICRO_BATCHES = 1.5
 LOSS = 0.05
@@ -118,6 +120,18 @@ class Load:
             raise RuntimeError("the folder run was too short")
 
 
+def lost(rounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Which share of its images a second the run lost in all rounds, and the standard error (jackknife).
+
+    Args:
+        rounds: Rates beside requests, and alone before and after.
+    """
+    beside, alone = map(sum, zip(*rounds, strict=True))
+    others = [1 - (beside - one) / (alone - other) for one, other in rounds]
+    number = len(rounds)
+    return 1 - beside / alone, (number - 1) ** 0.5 * statistics.pstdev(others)
+
+
 def measure(model: str) -> list[object]:
     """Measure one model."""
     port = free_port()
@@ -139,23 +153,23 @@ def measure(model: str) -> list[object]:
         load.wait_until_busy()
         stages: dict[str, list[float]] = {}
         loaded: list[float] = []
+        ask = partial(interactive_ms, bench, client, images[0], ASKED, stages, EVERY_S)
         alone, _ = load.rate(partial(time.sleep, STRETCH_S))
-        rates, ratios = [alone], []
+        rounds: list[tuple[float, float]] = []
         for _ in range(ROUNDS):
-            ask = partial(interactive_ms, bench, client, images[0], REQUESTS // ROUNDS, stages, EVERY_S)
-            shared, taken = load.rate(ask)
+            beside, taken = load.rate(ask)
             loaded += taken
             before, (alone, _) = alone, load.rate(partial(time.sleep, STRETCH_S))
-            rates += [shared, alone]
-            ratios.append(shared / statistics.mean((before, alone)))
+            rounds.append((beside, statistics.mean((before, alone))))
         step = load.micro_batch_ms()
         load.stop()
     bound = quantile(idle, 0.95) + MICRO_BATCHES * step
-    loss = 1 - statistics.median(ratios)
+    loss, error = lost(rounds)
     holds = "yes" if quantile(loaded, 0.95) <= bound and loss <= LOSS else "NO"
     quantiles = [quantile(times, share) for times in (idle, loaded) for share in (0.5, 0.95)]
     where = " ".join(f"{name} {quantile(times, 0.5):.1f}/{quantile(times, 0.95):.1f}" for name, times in stages.items())
-    run_lost = f"{statistics.median(rates[::2]):.0f}, {statistics.median(rates[1::2]):.0f}/s: {loss:.1%}"
+    beside, alone = (statistics.mean(rates) for rates in zip(*rounds, strict=True))
+    run_lost = f"{alone:.0f}, {beside:.0f}/s: {loss:.1%} +- {error:.1%}"
     return [model, *quantiles, step, bound, run_lost, holds, where]
 
 
