@@ -54,14 +54,6 @@ def test_a_system_that_tells_nothing_gives_nothing(monkeypatch, tmp_path):
     assert UsageMeter("cpu", images=lambda: 0, device_s=lambda: 0.0).read() is None
 
 
-@pytest.mark.parametrize(("text", "expected"), [("max 100000", None), ("50000 100000", 0.5)])
-def test_a_container_may_use_no_more_than_its_quota(monkeypatch, tmp_path, text, expected):
-    monkeypatch.setattr("visionpipe.machine._GROUP", tmp_path)
-    bound = usable_cores()
-    (tmp_path / "cpu.max").write_text(text)
-    assert usable_cores() == (expected or bound)
-
-
 def test_unknown_threads_are_bookkeeping():
     assert [kind_of(name) for name in ("decode-bulk-0", "finish-bulk-0", "device", "keeper", "MainThread")] == [
         "decode", "postprocess", "forward", "other", "other",
