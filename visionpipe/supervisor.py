@@ -232,25 +232,25 @@ class Supervisor:
     def _grow(self, live: list[WorkerRecord]) -> None:
         self._growth.observe(live)
         room = self._machine.look()
-        self._retire_outdated()
-        ready = [(slot.process, slot.spec) for slot in self.slots if slot.process and slot.state == "ready"]
+        ready = {slot.process.worker_id: slot for slot in self.slots if slot.process and slot.state == "ready"}
+        self._retire_outdated(ready)
         # One at a time: what has just started shows no effect yet, and will use more memory than it does.
         if len(ready) < len(self.slots):
             return
-        if spec := self._growth.one_more({process.worker_id: spec for process, spec in ready}, room, time.monotonic()):
+        node = {worker: slot.spec for worker, slot in ready.items()}
+        if spec := self._growth.one_more(node, room, time.monotonic()):
             self._on_event(f"{spec.model}: device and cores wait for Python; one more worker starts")
             self._slots.open(spec, is_extra=True)
 
-    def _retire_outdated(self) -> None:
+    def _retire_outdated(self, ready: dict[str, Slot]) -> None:
         """Drain what was started for speed and hosts a version that the others of its model have left meanwhile."""
-        ready = {slot.process.worker_id: slot for slot in self.slots if slot.process and slot.state == "ready"}
-        extra = [worker for worker, slot in ready.items() if slot.is_extra]
-        for worker in self._growth.outdated(ready.keys() - set(extra), extra) if extra else []:
-            slot = ready[worker]
+        extra = {worker for worker, slot in ready.items() if slot.is_extra}
+        for worker in self._growth.outdated(ready.keys() - extra, extra):
+            slot = ready.pop(worker)
             self._on_event(f"{slot.spec.model}: worker {worker} ends, since the others host another version now")
             slot.state = "retiring"
-            if slot.process is not None:
-                slot.process.terminate()
+            assert slot.process is not None
+            slot.process.terminate()
 
     @contextlib.contextmanager
     def _redis_or_not(self) -> Iterator[Redis]:

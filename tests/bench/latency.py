@@ -37,6 +37,7 @@ TRIAL_S = 10
 RUN_S = 360
 """How long the load would take alone."""
 ROUNDS = 60
+"""Many and short, since the pace of a shared machine changes within seconds."""
 ASKED = 4
 """Requests in a round."""
 STRETCH_S = 2.0
